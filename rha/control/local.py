@@ -1,0 +1,116 @@
+"""Questions to a daemon on this host: one JSON line in, one out, over a unix socket that only root can open."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import socketserver
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from rha.errors import Exit, NetworkError, RhaError
+
+Handler = Callable[..., Any]
+RUN_DIR = Path("/run/rha")
+MAX_LINE_BYTES = 4 << 20
+
+
+class _Answer(msgspec.Struct, kw_only=True):
+    """`value` is valid iff `error` is None."""
+
+    value: Any = None
+    error: str | None = None
+    cause: str = ""
+    hint: str = ""
+    code: int = 0
+
+
+class _Request(socketserver.StreamRequestHandler):
+    def handle(self) -> None:
+        line = self.rfile.readline(MAX_LINE_BYTES)
+        if line:
+            self.wfile.write(msgspec.json.encode(self._answer(line)) + b"\n")
+
+    def _answer(self, line: bytes) -> _Answer:
+        try:
+            words = msgspec.json.decode(line, type=dict[str, Any])
+            verb = self.server.handlers[words.pop("verb")]  # type: ignore[attr-defined]
+            return _Answer(value=verb(**words))
+        except RhaError as error:
+            return _Answer(error=error.what, cause=error.cause, hint=error.hint, code=int(error.code))
+        except (msgspec.MsgspecError, KeyError, TypeError) as error:
+            return _Answer(error="the daemon does not know this request", cause=repr(error), code=int(Exit.USAGE))
+
+
+class _Server(socketserver.ThreadingUnixStreamServer):
+    daemon_threads = True
+
+    def __init__(self, path: Path, handlers: dict[str, Handler]) -> None:
+        self.handlers = handlers
+        super().__init__(str(path), _Request)
+
+
+def answers(path: Path) -> bool:
+    """True when a daemon listens on the socket."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
+
+
+@contextlib.contextmanager
+def serve(path: Path, handlers: dict[str, Handler]) -> Iterator[None]:
+    """Answers `verb` requests by `handlers[verb](**words)`, in threads, until the block is left.
+
+    Raises NetworkError when another daemon listens there already. A socket left by a killed daemon is replaced.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+    if answers(path):
+        raise NetworkError(f"{path} is taken", cause="another daemon answers on it", hint="rha status")
+    path.unlink(missing_ok=True)
+    mask = os.umask(0o177)
+    try:
+        server = _Server(path, handlers)
+    finally:
+        os.umask(mask)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.2}, name="control", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        path.unlink(missing_ok=True)
+
+
+def call(path: Path, verb: str, *, timeout: float = 10.0, **words: Any) -> Any:
+    """Asks a daemon. Returns the plain (JSON) value.
+
+    Raises NetworkError when nobody answers, and the daemon's own refusal as RhaError.
+    """
+    try:
+        with socket.socket(socket.AF_UNIX) as peer:
+            peer.settimeout(timeout)
+            peer.connect(str(path))
+            with peer.makefile("rwb") as stream:
+                stream.write(msgspec.json.encode({"verb": verb, **words}) + b"\n")
+                stream.flush()
+                line = stream.readline()
+    except (OSError, TimeoutError) as error:
+        raise NetworkError(
+            f"no daemon answers on {path}", cause=str(error), hint="systemctl status rha-engine@NAME rha-appliance"
+        ) from error
+    if not line:
+        raise NetworkError(f"the daemon on {path} hung up", cause="no answer before the end", code=Exit.UNKNOWN)
+    answer = msgspec.json.decode(line, type=_Answer)
+    if answer.error is not None:
+        raise RhaError(answer.error, cause=answer.cause, hint=answer.hint, code=Exit(answer.code))
+    return answer.value
+
+
+def sockets(run_dir: Path = RUN_DIR) -> list[Path]:
+    """The control sockets of this host's daemons: `engine-SCENARIO.sock`, `appliance.sock`."""
+    return sorted(run_dir.glob("*.sock"))

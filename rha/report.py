@@ -1,0 +1,81 @@
+"""The one report: engine and appliance fill it, the table, `--json`, web pages and metrics show it.
+
+Additive: fields are added, never renamed; `version` counts the changes. Times are seconds since the epoch.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+VERSION = 1
+
+
+class Sync(msgspec.Struct, kw_only=True):
+    """A running sync or resync."""
+
+    method: str  # "full" or "compare"
+    done_bytes: int
+    total_bytes: int
+    sent_bytes: int  # what had to travel
+    rate_bytes: float  # per second, over the last seconds
+    remaining_seconds: float | None  # None: not known yet
+
+
+class DiskReport(msgspec.Struct, kw_only=True):
+    """One disk. `state`: write-order, catching-up, bitmap, unknown. `losses` counts every loss of order by reason."""
+
+    name: str
+    device: str
+    bytes: int
+    state: str
+    why: str
+    since: float
+    dirty_bytes: int = 0
+    losses: dict[str, int] = {}
+    sync: Sync | None = None
+
+
+class Point(msgspec.Struct, kw_only=True):
+    """A consistent point: an LSN and the master's time at it."""
+
+    lsn: int
+    time: float
+
+
+class VmReport(msgspec.Struct, kw_only=True):
+    """The substitute VM of a scenario that failed over."""
+
+    domain: str
+    state: str
+    accelerator: str = ""
+    rpo_seconds: float | None = None
+    rto_seconds: float | None = None
+
+
+class Report(msgspec.Struct, kw_only=True):
+    """One scenario as one side sees it. `role`: engine or appliance.
+
+    `health`: ok, warning, alarm, unknown. `lag_bytes` and `lag_seconds`: captured and not yet durable on the appliance
+    (engine), durable and not yet applied (appliance); None when that side cannot know.
+    """
+
+    version: int = VERSION
+    role: str
+    scenario: str
+    mode: str
+    time: float
+    health: str
+    state: str
+    why: str
+    disks: list[DiskReport]
+    lag_bytes: int | None = None
+    lag_seconds: float | None = None
+    consistent: Point | None = None
+    records: int = 0
+    payload_bytes: int = 0
+    ring_bytes: int = 0
+    ring_used_bytes: int = 0
+    peer: str = ""
+    connected: bool = False
+    vm: VmReport | None = None
+    alarms: list[str] = []

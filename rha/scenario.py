@@ -1,0 +1,141 @@
+"""The scenario file: what is protected, how, and to where. TOML on the master; the appliance is told its content.
+
+Sizes and durations are written with units (`64KiB`, `5s`) and become bytes (int) and seconds (float) here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from rha.units import parse_bytes, parse_seconds
+
+
+class Size(int):
+    """Bytes; in a file a text with its unit."""
+
+
+class Duration(float):
+    """Seconds; in a file a text with its unit."""
+
+
+def decode_unit(kind: type, value: Any) -> Any:
+    """msgspec's dec_hook: units to numbers. Plain numbers come from our own JSON, where they are already plain."""
+    if kind is Size:
+        return Size(value if isinstance(value, int) else parse_bytes(value))
+    if kind is Duration:
+        return Duration(value if isinstance(value, int | float) else parse_seconds(value))
+    raise NotImplementedError(kind)
+
+
+def encode_unit(value: Any) -> Any:
+    """msgspec's enc_hook, the other way round: numbers."""
+    if isinstance(value, Size):
+        return int(value)
+    if isinstance(value, Duration):
+        return float(value)
+    raise NotImplementedError(type(value))
+
+
+Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+
+
+class _Table(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """A table of the file. Unknown keys are refused: a misspelt key must not mean the default."""
+
+
+class Disk(_Table, kw_only=True, frozen=True):
+    """One watched block device, whole disk or partition."""
+
+    name: Name
+    device: str  # path, best one that survives a reboot: /dev/disk/by-id/…
+
+
+class Appliance(_Table, kw_only=True, frozen=True):
+    """Where the stream goes, and how the two ends know each other."""
+
+    address: str  # host:port
+    ca: str
+    certificate: str
+    key: str
+
+
+class Capture(_Table, kw_only=True, frozen=True):
+    """Memory that the probe may use."""
+
+    ring: Size | None = None  # None: 1/16 of RAM, a power of two, at most 2 GiB
+
+
+class Link(_Table, kw_only=True, frozen=True):
+    """When the appliance begins to doubt the master."""
+
+    heartbeat: Duration = Duration(1)
+    lost_after: Duration = Duration(5)
+
+
+class Check(_Table, kw_only=True, frozen=True):
+    """One question put to the master (or to the substitute): does this service answer?"""
+
+    kind: Literal["ping", "tcp"]
+    address: str  # ping: host; tcp: host:port
+    timeout: Duration = Duration(2)
+    attempts: int = 3
+    interval: Duration = Duration(1)
+
+
+class Forward(_Table, kw_only=True, frozen=True):
+    """Port of the appliance's host that leads into the substitute VM (user-mode network only)."""
+
+    host: str = "127.0.0.1"
+    host_port: int
+    guest_port: int
+
+
+class Network(_Table, kw_only=True, frozen=True):
+    """The substitute VM's network card."""
+
+    kind: Literal["none", "user", "bridge", "network"] = "none"
+    source: str = ""  # bridge: its name; network: libvirt's name
+    mac: str = ""  # empty: libvirt chooses
+    forward: list[Forward] = []
+
+
+class Vm(_Table, kw_only=True, frozen=True):
+    """The substitute VM. `auto` means: looked up on the disk or tried out."""
+
+    memory: Size = Size(1 << 30)
+    cpus: int = 1
+    firmware: Literal["auto", "bios", "uefi"] = "auto"
+    bus: Literal["auto", "virtio", "sata", "ide"] = "auto"
+    accelerator: Literal["auto", "kvm", "tcg"] = "auto"
+    network: Network = Network()
+    ready: Check | None = None  # answers when the service is back
+    ready_timeout: Duration = Duration(300)
+
+
+class Scenario(_Table, kw_only=True, frozen=True):
+    """The whole file."""
+
+    name: Name
+    mode: Literal["dr", "ha"] = "dr"  # dr: a person switches; ha: the appliance does
+    disk: list[Disk]
+    appliance: Appliance
+    capture: Capture = Capture()
+    link: Link = Link()
+    check: list[Check] = []
+    vm: Vm = Vm()
+
+
+def from_plain(data: object) -> Scenario:
+    """A scenario from its plain form (TOML's or JSON's dict).
+
+    Raises msgspec.ValidationError at the first mistake; `rha.scenario_check` finds all of them.
+    """
+    return msgspec.convert(data, Scenario, dec_hook=decode_unit)
+
+
+def to_plain(scenario: Scenario) -> dict[str, Any]:
+    """The scenario as plain dicts and numbers, for JSON."""
+    plain: dict[str, Any] = msgspec.to_builtins(scenario, enc_hook=encode_unit)
+    return plain

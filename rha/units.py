@@ -1,0 +1,50 @@
+"""Sizes and durations as people write them."""
+
+from __future__ import annotations
+
+import re
+
+_SIZES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+_SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes of a size such as `64KiB` or `2 GiB`.
+
+    Raises ValueError naming the accepted forms.
+    """
+    found = re.fullmatch(r"(\d+)\s*(B|KiB|MiB|GiB|TiB)", text)
+    if not found:
+        raise ValueError(f"{text!r} is no size; write for example 64KiB, 256MiB, 2GiB")
+    return int(found[1]) * _SIZES[found[2]]
+
+
+def parse_seconds(text: str) -> float:
+    """Seconds of a duration such as `500ms`, `5s`, `2min`, `1h`, `7d`.
+
+    Raises ValueError naming the accepted forms.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|min|h|d)", text)
+    if not found:
+        raise ValueError(f"{text!r} is no duration; write for example 500ms, 5s, 2min, 1h")
+    return float(found[1]) * _SECONDS[found[2]]
+
+
+def show_bytes(count: float) -> str:
+    """A size for people, binary units, three significant digits: `1.25 GiB`."""
+    for unit, size in reversed(_SIZES.items()):
+        if abs(count) >= size and unit != "B":
+            return f"{count / size:.3g} {unit}" if count / size < 1000 else f"{count / size:.0f} {unit}"
+    return f"{count:.0f} B"
+
+
+def show_seconds(seconds: float) -> str:
+    """A duration for people: `0.35 s`, `12 s`, `3 min 20 s`, `2 h 5 min`."""
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,0 +1,183 @@
+"""The frame: unit of the wire and of the journal.
+
+72 bytes of header, little endian, then `length` bytes of payload (a multiple of 8, padded with zeros):
+
+    offset size field
+         0    4 magic         "RHA1"
+         4    1 version       1
+         5    1 type          FrameType
+         6    1 codec         0 none (others reserved)
+         7    1 flags         FLAG_*
+         8    2 disk          index of the disk in its scenario, else 0
+        10    2 reserved      0
+        12    4 length        bytes of payload that follow
+        16    4 raw_length    bytes that matter in the payload, before padding
+        20    4 reserved      0
+        24    8 lsn           stream position at which the frame stands; RECORDS cover [lsn, lsn + raw_length)
+        32    8 seq           number of the frame in its session, from 1
+        40    8 offset        RESYNC, HASHES, DIFFERS: byte offset on the disk, else 0
+        48    8 time_ns       CLOCK_REALTIME of the sender
+        56    8 payload_sum   XXH3-64 of the payload as sent
+        64    8 header_sum    XXH3-64 of bytes 0-63
+
+A payload of RECORDS is ring memory as it stands (csrc/record.h). Control payloads are JSON.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum
+from typing import NamedTuple, TypeVar
+
+import msgspec
+
+from rha import hashing
+from rha.errors import StorageError
+
+T = TypeVar("T")
+
+MAGIC = 0x31414852  # "RHA1"
+VERSION = 1
+HEADER_BYTES = 72
+MAX_PAYLOAD_BYTES = 16 << 20
+
+FLAG_ZEROS = 1  # RESYNC: the range is all zeros; the payload is one u64, its length in bytes
+
+_HEADER = struct.Struct("<IBBBBHHIIIQQQQQQ")
+_SUMMED_BYTES = HEADER_BYTES - 8
+_ZEROS_LENGTH = struct.Struct("<Q")
+
+
+class FrameType(IntEnum):
+    HELLO = 1  # engine: who I am, my scenario, my stream
+    WELCOME = 2  # appliance: where to go on, which disks need what
+    REFUSE = 3  # either side: error, cause, hint; then it closes
+    HEARTBEAT = 4  # engine: alive, with its report
+    ACK = 5  # appliance: durable up to here
+    RECORDS = 16  # captured operations
+    RESYNC = 17  # a range read from the disk
+    MARK = 18  # a resync begins: epoch mark
+    GAP = 19  # a disk left write order here
+    END = 20  # a resync ended: in write order from here
+    HASHES = 32  # engine: digests of blocks, to be compared with the image
+    DIFFERS = 33  # appliance: which of these blocks differ
+
+
+JOURNALED = frozenset(
+    {FrameType.RECORDS, FrameType.RESYNC, FrameType.MARK, FrameType.GAP, FrameType.END, FrameType.HELLO}
+)
+
+
+class BadFrame(StorageError):
+    """The bytes are not a frame of ours: damaged, hostile, or of another version."""
+
+
+class Header(NamedTuple):
+    """A checked frame header. `lsn` in stream bytes, `offset` in disk bytes, `time_ns` since the epoch."""
+
+    type: FrameType
+    flags: int
+    disk: int
+    length: int
+    raw_length: int
+    lsn: int
+    seq: int
+    offset: int
+    time_ns: int
+    payload_sum: int
+
+
+def padded(length: int) -> int:
+    """`length` rounded up to the next multiple of 8."""
+    return (length + 7) & ~7
+
+
+def encode(
+    type: FrameType,
+    payload: bytes | bytearray | memoryview,
+    *,
+    lsn: int = 0,
+    seq: int = 0,
+    disk: int = 0,
+    offset: int = 0,
+    flags: int = 0,
+    time_ns: int = 0,
+    raw_length: int | None = None,
+    payload_sum: int | None = None,
+) -> bytes:
+    """The 72 header bytes for a payload that is already padded to 8.
+
+    Raises ValueError when the payload is not padded or too large.
+    """
+    length = len(payload)
+    if length % 8 or length > MAX_PAYLOAD_BYTES:
+        raise ValueError(f"payload of {length} bytes: not a multiple of 8, or over {MAX_PAYLOAD_BYTES}")
+    if payload_sum is None:
+        payload_sum = hashing.xxh3(payload)
+    raw = length if raw_length is None else raw_length
+    head = _HEADER.pack(
+        MAGIC, VERSION, type, 0, flags, disk, 0, length, raw, 0, lsn, seq, offset, time_ns, payload_sum, 0
+    )
+    return head[:_SUMMED_BYTES] + hashing.xxh3(head[:_SUMMED_BYTES]).to_bytes(8, "little")
+
+
+def decode_header(data: bytes | memoryview) -> Header:
+    """Checks and decodes 72 header bytes.
+
+    Raises BadFrame on wrong magic, version, checksum, type or length.
+    """
+    if len(data) != HEADER_BYTES:
+        raise BadFrame("frame header cut off", cause=f"{len(data)} of {HEADER_BYTES} bytes")
+    (magic, version, type_, codec, flags, disk, _, length, raw, _, lsn, seq, offset, time_ns, payload_sum, total) = (
+        _HEADER.unpack(data)
+    )
+    if magic != MAGIC or version != VERSION:
+        raise BadFrame("not a frame of this protocol", cause=f"magic {magic:#x}, version {version}")
+    if hashing.xxh3(data[:_SUMMED_BYTES]) != total:
+        raise BadFrame("frame header damaged", cause="its checksum does not fit")
+    if codec or length % 8 or length > MAX_PAYLOAD_BYTES or raw > length:
+        raise BadFrame("frame header impossible", cause=f"codec {codec}, length {length}, raw length {raw}")
+    try:
+        kind = FrameType(type_)
+    except ValueError:
+        raise BadFrame("frame of an unknown type", cause=f"type {type_}") from None
+    return Header(kind, flags, disk, length, raw, lsn, seq, offset, time_ns, payload_sum)
+
+
+def check_payload(header: Header, payload: bytes | bytearray | memoryview) -> None:
+    """Raises BadFrame when the payload is not what the header promised."""
+    if len(payload) != header.length or hashing.xxh3(payload) != header.payload_sum:
+        raise BadFrame("frame payload damaged", cause=f"{header.type.name} frame {header.seq}: checksum does not fit")
+
+
+def pad(payload: bytes) -> bytes:
+    """The payload with zeros to the next multiple of 8."""
+    return payload + bytes(-len(payload) % 8)
+
+
+def control(type: FrameType, message: object, **fields: int) -> bytes:
+    """A whole frame with a JSON payload."""
+    raw = msgspec.json.encode(message)
+    payload = pad(raw)
+    return encode(type, payload, raw_length=len(raw), **fields) + payload
+
+
+def decode_control(header: Header, payload: bytes | memoryview, kind: type[T]) -> T:
+    """The message of a control frame, checked against its type.
+
+    Raises BadFrame when the payload is not such a message.
+    """
+    try:
+        return msgspec.json.decode(bytes(payload[: header.raw_length]), type=kind)
+    except msgspec.MsgspecError as error:
+        raise BadFrame(f"{header.type.name} frame cannot be read", cause=str(error)) from error
+
+
+def zeros_payload(length: int) -> bytes:
+    """Payload of a RESYNC frame with FLAG_ZEROS."""
+    return _ZEROS_LENGTH.pack(length)
+
+
+def zeros_length(payload: bytes | memoryview) -> int:
+    """Length in bytes of the all-zero range that a RESYNC frame with FLAG_ZEROS stands for."""
+    return int(_ZEROS_LENGTH.unpack_from(payload)[0])

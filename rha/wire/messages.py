@@ -1,0 +1,101 @@
+"""Control messages of the wire (JSON payloads of frames)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from rha.report import Report
+
+PROTOCOL = 1
+
+
+class DiskHello(msgspec.Struct, kw_only=True):
+    name: str
+    bytes: int
+
+
+class Hello(msgspec.Struct, kw_only=True):
+    """Engine → appliance, first frame. `generation` names one ring's life (32 hex digits); LSNs of one generation are
+    one count of bytes. `first_lsn`: the oldest LSN that the ring still holds."""
+
+    protocol: int
+    version: str
+    scenario: dict[str, Any]
+    host: str
+    generation: str
+    first_lsn: int
+    disks: list[DiskHello]
+
+
+class DiskNeed(msgspec.Struct, kw_only=True):
+    """What the appliance's image of a disk needs: `nothing` (in write order up to `Welcome.durable_lsn`),
+    `full` (the image is new and all zeros), `compare` (it holds something of unknown age), `marked` (the ranges that
+    the master has marked; the image has missed nothing else)."""
+
+    name: str
+    need: Literal["nothing", "full", "compare", "marked"]
+
+
+class Welcome(msgspec.Struct, kw_only=True):
+    """Appliance → engine. `durable_lsn`: where the stream goes on, valid iff `generation_known`; `lsn_floor`: LSNs of a
+    new generation begin above it."""
+
+    protocol: int
+    version: str
+    host: str
+    generation_known: bool
+    durable_lsn: int
+    lsn_floor: int
+    disks: list[DiskNeed]
+
+
+class Refuse(msgspec.Struct, kw_only=True):
+    """Either side, before it closes. `final`: trying again will not help until a person acts."""
+
+    error: str
+    cause: str = ""
+    hint: str = ""
+    final: bool = False
+
+
+class Heartbeat(msgspec.Struct, kw_only=True):
+    """Engine → appliance every `link.heartbeat`. `time`: the master's clock; `captured_lsn`: end of the ring now."""
+
+    time: float
+    captured_lsn: int
+    report: Report | None = None
+
+
+class Ack(msgspec.Struct, kw_only=True):
+    """Appliance → engine. Everything below `durable_lsn`, and every frame up to number `seq`, is on stable storage;
+    below `applied_lsn` it is in the image."""
+
+    durable_lsn: int
+    seq: int
+    applied_lsn: int
+
+
+class Mark(msgspec.Struct, kw_only=True):
+    """A resync of these disks begins; the stream holds every write submitted from here on."""
+
+    epoch: int
+    disks: list[int]
+    method: Literal["full", "compare", "marked"]
+
+
+class Gap(msgspec.Struct, kw_only=True):
+    """A disk left write order at the frame's LSN: later records do not hold all of its writes."""
+
+    disk: int
+    reason: str
+    count: int
+
+
+class End(msgspec.Struct, kw_only=True):
+    """The resync `epoch` is complete: once everything below `lsn` is applied, these disks are in write order."""
+
+    epoch: int
+    disks: list[int]
+    lsn: int
