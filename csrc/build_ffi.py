@@ -12,7 +12,8 @@ from cffi import FFI
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-ROOMS = ("ring", "extents", "sectorset", "hashing")
+SHARED = ("record", "state")  # with the probe: structures only
+ROOMS = ("ring", "bitmap", "extents", "sectorset", "hashing")
 FLAGS = ["-O2", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter"]
 
 
@@ -21,18 +22,18 @@ def interface(header: Path) -> str:
 
     Raises ValueError when a header has no marked part.
     """
-    found = re.search(r"/\* cffi:begin \*/\n(.*?)/\* cffi:end \*/", header.read_text(), re.S)
-    if not found:
+    parts = re.findall(r"/\* cffi:begin \*/\n(.*?)/\* cffi:end \*/", header.read_text(), re.S)
+    if not parts:
         raise ValueError(f"{header} has no cffi:begin / cffi:end part")
-    return found[1]
+    return "".join(parts)
 
 
 rooms = [room for room in ROOMS if (HERE / f"{room}.h").exists()]
 ffi = FFI()
-ffi.cdef("\n".join(interface(HERE / f"{room}.h") for room in rooms))
+ffi.cdef("\n".join(interface(HERE / f"{name}.h") for name in (*SHARED, *rooms)))
 ffi.set_source(
     "rha._native",
-    "\n".join(f'#include "{room}.h"' for room in rooms),
+    "\n".join(f'#include "{name}.h"' for name in (*SHARED, *rooms)),
     sources=[os.path.relpath(HERE / f"{room}.c", ROOT) for room in rooms],
     include_dirs=[str(HERE)],
     depends=[str(path) for path in HERE.glob("*.h")],

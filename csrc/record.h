@@ -22,6 +22,7 @@
 #define RHA_RING_DISCARD (1u << 30)
 #define RHA_RING_HEADER 8
 
+/* cffi:begin */
 enum rha_op {
   RHA_WRITE = 1,        /* payload follows, `bytes` long */
   RHA_DISCARD = 2,      /* content undefined afterwards; kept as "reads as zeros" in the image */
@@ -29,11 +30,13 @@ enum rha_op {
   RHA_SECURE_ERASE = 4,
   RHA_FLUSH = 5,        /* an empty bio with PREFLUSH */
 };
+/* cffi:end */
 
 #define RHA_FLAG_FUA 1      /* the write itself is durable when it completes */
 #define RHA_FLAG_PREFLUSH 2 /* everything completed before it is durable first */
 #define RHA_FLAG_PARTIAL 4  /* not the last record of its bio: a bio larger than one record holds */
 
+/* cffi:begin */
 struct rha_record {
   unsigned long long sector;  /* first sector, counted from the start of the watched disk or partition */
   unsigned int bytes;         /* length of the range; a multiple of 512 */
@@ -42,5 +45,6 @@ struct rha_record {
   unsigned char flags;        /* RHA_FLAG_* */
   unsigned long long time_ns; /* CLOCK_MONOTONIC at submission (bpf_ktime_get_ns) */
 };
+/* cffi:end */
 
 #endif

@@ -1,0 +1,63 @@
+/* State that the probe in the kernel and the engine share, besides the records (record.h): one value of a mmapable BPF
+ * array each. The engine reads and writes it through mmap; nothing here is copied by system calls. */
+#ifndef RHA_STATE_H
+#define RHA_STATE_H
+
+#include "record.h"
+
+#define RHA_BLOCK_SHIFT 16 /* one bit of a bitmap stands for 64 KiB */
+#define RHA_SECTOR_SHIFT 9
+
+/* cffi:begin */
+enum rha_mode {
+  RHA_MODE_OFF = 0,    /* not watched */
+  RHA_MODE_BITMAP = 1, /* every write sets the bits of its range */
+  RHA_MODE_DATA = 2,   /* every write goes into the ring */
+};
+
+/* Why a write is not in the ring, or not on the disk as captured. Index of rha_counters.lost. */
+enum rha_loss {
+  RHA_LOSS_RING_FULL = 0,
+  RHA_LOSS_READ_FAILED = 1, /* a page of the bio could not be read */
+  RHA_LOSS_TOO_LARGE = 2,   /* a bio of more records than the probe may write at once */
+  RHA_LOSS_STRADDLES = 3,   /* a write of the whole disk across the edge of the watched partition */
+  RHA_LOSS_WRITE_ERROR = 4, /* the device reported an error: disk and stream differ */
+  RHA_LOSS_ZONE_APPEND = 5, /* the device chooses the sector: not known at submission */
+  RHA_LOSSES = 8,
+};
+
+struct rha_disk {
+  unsigned long long dev;     /* major << 20 | first minor of the whole disk; 0: free slot */
+  unsigned long long start;   /* first sector of the watched part */
+  unsigned long long sectors; /* its length */
+  unsigned long long diskseq; /* tells a device from another one under the same number */
+  unsigned int mode;          /* enum rha_mode */
+  unsigned int tracking;      /* 1: completed writes set bits too (the late set of a resync) */
+  unsigned int all_dirty;     /* 1: more was written at once than the probe marks bit by bit */
+  unsigned int trusted;       /* 1: image + stream + bitmap together miss nothing (written by the engine) */
+  unsigned long long bitmap_word;  /* where its bits begin in the planes `dirty` and `pending`, in u64 words */
+  unsigned long long bitmap_words;
+};
+
+struct rha_state {
+  unsigned int layout; /* RHA_LAYOUT */
+  unsigned int ndisks;
+  unsigned char generation[16];
+  unsigned long long lsn_base; /* LSN of ring position 0; 0: not chosen yet */
+  unsigned long long vmemmap, direct_map;
+  unsigned long long ring_bytes;
+  unsigned int ncpus, reserved;
+  struct rha_disk disk[16]; /* RHA_MAX_DISKS */
+};
+
+/* One per CPU and disk, index cpu * RHA_MAX_DISKS + disk: no CPU waits for another. */
+struct rha_counters {
+  unsigned long long records, payload_bytes;
+  unsigned long long marked; /* writes that set bits because the disk was in bitmap mode */
+  unsigned long long gap;    /* ring position | 1 of the first lost write since the engine cleared it; 0: none */
+  unsigned long long lost[8]; /* RHA_LOSSES */
+  unsigned long long reserved[4];
+};
+/* cffi:end */
+
+#endif

@@ -1,0 +1,178 @@
+"""A running capture: the pinned probe of one scenario, as the engine uses it."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple
+
+from rha._native import ffi, lib
+from rha.capture import bpf, pins, shared
+from rha.capture.device import Device
+from rha.capture.ring import Ring
+
+
+class Gap(NamedTuple):
+    """Disk `disk` (index) left write order; the first lost write was submitted when the ring stood at `position`."""
+
+    disk: int
+    position: int
+
+
+class Capture:
+    """Adopts what the loader pinned. Closing it leaves the kernel part running.
+
+    Raises OSError when a pin cannot be opened or mapped.
+    """
+
+    def __init__(self, scenario: str, devices: list[Device]) -> None:
+        self.scenario, self.devices = scenario, devices
+        self._fds = pins.read(scenario)
+        self.state = shared.view(self._fds["state"], shared.STATE, 1)[0]
+        slots = int(self.state["ncpus"]) * shared.MAX_DISKS
+        self._counters = shared.view(self._fds["counters"], shared.COUNTERS, slots)
+        self._gaps = self._counters["gap"].reshape(-1, shared.MAX_DISKS)
+        words = sum(shared.words_for(device.bytes) for device in devices)
+        self._dirty = shared.view(self._fds["dirty"], shared.np.dtype("<u8"), words)
+        self._pending = shared.view(self._fds["pending"], shared.np.dtype("<u8"), words)
+        self.ring = Ring(self._fds["ring"], int(self.state["ring_bytes"]))
+        self._tracking_link: int | None = None
+
+    def close(self) -> None:
+        self.stop_tracking()
+        self.ring.close()
+        pins.close(self._fds)
+
+    # Identity -------------------------------------------------------------------------------------------------
+
+    @property
+    def generation(self) -> str:
+        """Name of this ring's life, 32 hex digits."""
+        return bytes(self.state["generation"]).hex()
+
+    @property
+    def lsn_base(self) -> int:
+        """LSN of ring position 0; 0 while none was chosen."""
+        return int(self.state["lsn_base"])
+
+    def choose_lsn_base(self, floor: int) -> None:
+        """Fixes the LSNs of this generation above `floor`. Once only: LSNs never go back."""
+        if self.lsn_base:
+            raise ValueError(f"LSN base is {self.lsn_base} already")
+        self.state["lsn_base"] = max(8, floor + 7 & ~7)
+
+    def why_not_adopt(self) -> str | None:
+        """The reason why these pins do not fit the scenario's devices any more, or None."""
+        if int(self.state["layout"]) != shared.LAYOUT:
+            return f"layout {int(self.state['layout'])}, this version has {shared.LAYOUT}"
+        if int(self.state["ndisks"]) != len(self.devices):
+            return f"{int(self.state['ndisks'])} disks, the scenario has {len(self.devices)}"
+        for slot, device in zip(self.state["disk"], self.devices, strict=False):
+            was = tuple(int(slot[key]) for key in ("dev", "start", "sectors", "diskseq"))
+            now = (device.dev, device.start, device.sectors, device.diskseq)
+            if was != now:
+                return f"{device.path} is another device, or was resized: {was} is now {now}"
+        return None
+
+    # Modes and losses -----------------------------------------------------------------------------------------
+
+    def mode(self, disk: int) -> int:
+        return int(self.state["disk"][disk]["mode"])
+
+    def enter_data_mode(self, disk: int) -> None:
+        """From now on every write of the disk goes into the ring. Forgets the gap of the time before."""
+        self._gaps[:, disk] = 0
+        self.state["disk"][disk]["mode"] = shared.MODE_DATA
+
+    def is_trusted(self, disk: int) -> bool:
+        """True when image, stream and bitmap together miss no write of the disk."""
+        return bool(self.state["disk"][disk]["trusted"])
+
+    def set_trusted(self, disk: int, value: bool) -> None:
+        self.state["disk"][disk]["trusted"] = int(value)
+
+    def gaps(self) -> list[Gap]:
+        """The disks that lost a write since they entered data mode. Cheap: looked at for every frame."""
+        if not self._gaps.any():
+            return []
+        found = []
+        for disk in range(len(self.devices)):
+            positions = self._gaps[:, disk]
+            if positions.any():
+                found.append(Gap(disk, int(positions[positions != 0].min()) & ~1))
+        return found
+
+    def losses(self, disk: int) -> dict[str, int]:
+        """How often each reason took the disk out of write order, since the load; reasons that never did are left out."""
+        totals = (
+            self._counters["lost"].reshape(-1, shared.MAX_DISKS, len(self._counters["lost"][0]))[:, disk].sum(axis=0)
+        )
+        return {name: int(totals[i]) for i, (name, _) in enumerate(shared.LOSSES) if totals[i]}
+
+    def captured(self, disk: int) -> tuple[int, int]:
+        """(records, payload bytes) that went into the ring since the load."""
+        mine = self._counters.reshape(-1, shared.MAX_DISKS)[:, disk]
+        return int(mine["records"].sum()), int(mine["payload_bytes"].sum())
+
+    def recursion_misses(self) -> int:
+        """Calls of the probe that the kernel skipped: each may be a lost write that nothing marked."""
+        return sum(bpf.figures(self._fds[name]).recursion_misses for name in pins.PROGRAMS)
+
+    # The late set ---------------------------------------------------------------------------------------------
+
+    def start_tracking(self, disks: list[int]) -> None:
+        """Completed writes of these disks set dirty bits, from now on. Raises OSError."""
+        for disk in disks:
+            self.state["disk"][disk]["tracking"] = 1
+        if self._tracking_link is None:
+            self._tracking_link = bpf.attach_raw_tracepoint(self._fds["on_complete"], "block_rq_complete")
+
+    def stop_tracking(self) -> None:
+        self.state["disk"]["tracking"] = 0
+        if self._tracking_link is not None:
+            os.close(self._tracking_link)
+            self._tracking_link = None
+
+    # Bitmaps --------------------------------------------------------------------------------------------------
+
+    def blocks(self, disk: int) -> int:
+        """Bits of the disk: its size in 64 KiB blocks, rounded up."""
+        return -(-self.devices[disk].bytes // shared.BLOCK_BYTES)
+
+    def _plane(self, plane: Any, disk: int) -> tuple[Any, int]:
+        slot = self.state["disk"][disk]
+        first, count = int(slot["bitmap_word"]), int(slot["bitmap_words"])
+        return ffi.from_buffer("uint64_t[]", plane[first : first + count]), count
+
+    def collect_dirty(self, disk: int) -> None:
+        """Moves the probe's bits to the pending plane. A kill at any point leaves bits too many, never too few."""
+        if self.state["disk"][disk]["all_dirty"]:
+            self.mark_all_pending(disk)
+            self.state["disk"][disk]["all_dirty"] = 0
+        source, words = self._plane(self._dirty, disk)
+        target, _ = self._plane(self._pending, disk)
+        lib.rha_bits_move(source, target, words)
+
+    def mark_all_pending(self, disk: int) -> None:
+        target, _ = self._plane(self._pending, disk)
+        lib.rha_bits_set(target, 0, self.blocks(disk))
+
+    def clear_pending(self, disk: int, first: int, count: int) -> None:
+        """These blocks have arrived on the appliance."""
+        target, _ = self._plane(self._pending, disk)
+        lib.rha_bits_clear(target, first, count)
+
+    def next_pending(self, disk: int, start: int, longest: int) -> tuple[int, int] | None:
+        """The next run of pending blocks at or after `start`: (first, count), or None."""
+        plane, _ = self._plane(self._pending, disk)
+        first = ffi.new("uint64_t *")
+        count = lib.rha_bits_next_run(plane, self.blocks(disk), start, longest, first)
+        return (int(first[0]), int(count)) if count else None
+
+    def dirty_bytes(self, disk: int) -> int:
+        """Bytes of blocks that the image may lack: marked by the probe or waiting to be sent."""
+        if self.state["disk"][disk]["all_dirty"]:
+            return self.devices[disk].bytes
+        dirty, words = self._plane(self._dirty, disk)
+        pending, _ = self._plane(self._pending, disk)
+        blocks = lib.rha_bits_count(dirty, words) + lib.rha_bits_count(pending, words)
+        return min(int(blocks) * shared.BLOCK_BYTES, self.devices[disk].bytes)
