@@ -33,6 +33,7 @@ static u64 (*query_ring)(void *ring, u64 flags) = (void *)134;
 #define MAX_PARTS 30               /* records of one bio: the kernel allows 33 tail calls, and one of them is kept for a loss */
 #define MAX_MARK_WORDS 64          /* bitmap words set at once: 256 MiB */
 #define NO_WAKEUP 1                /* the reader polls: waking it costs more than the copy (2 us against 1) */
+#define STATUS_NOT_SUPPORTED 1     /* BLK_STS_NOTSUPP */
 #define RING_PRODUCER 3            /* BPF_RB_PROD_POS */
 
 BPF_RINGBUF_OUTPUT(ring, RING_PAGES); /* the first table: RING below names it by its number */
@@ -318,6 +319,10 @@ int on_complete(struct bpf_raw_tracepoint_args *ctx) {
 int on_error(struct bpf_raw_tracepoint_args *ctx) {
   struct completion done = {};
   struct rha_state *s = shared_state();
-  if (s && read_completion(ctx, &done)) mark_watched(s, done.dev, done.sector, done.end, RHA_LOSS_WRITE_ERROR, 0);
+  if (!s || !read_completion(ctx, &done)) return 0;
+  /* A device that cannot write zeroes says so once, and the kernel writes them itself: nothing differs. */
+  u32 op = rd32(ctx->args[0] + OFF_request_cmd_flags) & 0xff;
+  if (op == REQ_OP_WRITE_ZEROES && (ctx->args[1] & 0xff) == STATUS_NOT_SUPPORTED) return 0;
+  mark_watched(s, done.dev, done.sector, done.end, RHA_LOSS_WRITE_ERROR, 0);
   return 0;
 }

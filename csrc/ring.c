@@ -92,3 +92,13 @@ int rha_ring_wait(rha_ring *ring, uint64_t timeout_us, uint64_t poll_us) {
     nanosleep(&(struct timespec){.tv_sec = poll_us / 1000000, .tv_nsec = poll_us % 1000000 * 1000}, NULL);
   }
 }
+
+uint64_t rha_ring_oldest_time(const rha_ring *ring) {
+  uint64_t at = rha_ring_consumer(ring);
+  struct rha_record record;
+  if (at >= rha_ring_producer(ring)) return 0;
+  const char *place = ring->data + (at & (ring->bytes - 1));
+  if (__atomic_load_n((const uint32_t *)place, __ATOMIC_ACQUIRE) & (RHA_RING_BUSY | RHA_RING_DISCARD)) return 0;
+  memcpy(&record, place + RHA_RING_HEADER, sizeof(record));
+  return record.time_ns;
+}

@@ -30,6 +30,8 @@ void rha_ring_seek(rha_ring *ring, uint64_t position);
 /* Waits until something is behind the cursor, at most `timeout_us`; polls, since waking a reader costs the writer more
  * than the copy. 1: there is. */
 int rha_ring_wait(rha_ring *ring, uint64_t timeout_us, uint64_t poll_us);
+/* Submission time (CLOCK_MONOTONIC, ns) of the oldest record in the ring; 0 when it is empty or still being written. */
+uint64_t rha_ring_oldest_time(const rha_ring *ring);
 uint64_t rha_ring_cursor(const rha_ring *ring);
 uint64_t rha_ring_consumer(const rha_ring *ring);
 uint64_t rha_ring_producer(const rha_ring *ring);

@@ -46,7 +46,8 @@ struct rha_state {
   unsigned long long lsn_base; /* LSN of ring position 0; 0: not chosen yet */
   unsigned long long vmemmap, direct_map;
   unsigned long long ring_bytes;
-  unsigned int ncpus, reserved;
+  unsigned int ncpus;
+  unsigned int misses_seen; /* recursion misses that the engine has answered with a resync */
   struct rha_disk disk[16]; /* RHA_MAX_DISKS */
 };
 

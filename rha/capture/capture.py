@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import uuid
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from rha._native import ffi, lib
 from rha.capture import bpf, pins, shared
@@ -32,8 +35,8 @@ class Capture:
         self._counters = shared.view(self._fds["counters"], shared.COUNTERS, slots)
         self._gaps = self._counters["gap"].reshape(-1, shared.MAX_DISKS)
         words = sum(shared.words_for(device.bytes) for device in devices)
-        self._dirty = shared.view(self._fds["dirty"], shared.np.dtype("<u8"), words)
-        self._pending = shared.view(self._fds["pending"], shared.np.dtype("<u8"), words)
+        self._dirty = shared.view(self._fds["dirty"], np.dtype("<u8"), words)
+        self._pending = shared.view(self._fds["pending"], np.dtype("<u8"), words)
         self.ring = Ring(self._fds["ring"], int(self.state["ring_bytes"]))
         self._tracking_link: int | None = None
 
@@ -54,11 +57,23 @@ class Capture:
         """LSN of ring position 0; 0 while none was chosen."""
         return int(self.state["lsn_base"])
 
-    def choose_lsn_base(self, floor: int) -> None:
-        """Fixes the LSNs of this generation above `floor`. Once only: LSNs never go back."""
-        if self.lsn_base:
-            raise ValueError(f"LSN base is {self.lsn_base} already")
-        self.state["lsn_base"] = max(8, floor + 7 & ~7)
+    def renew(self, floor: int) -> None:
+        """Begins another generation, its LSNs above `floor`: the appliance knows nothing of this one. What the ring
+        holds is given up, so no disk is in write order or trusted afterwards."""
+        for disk in range(len(self.devices)):
+            self.state["disk"][disk]["mode"] = shared.MODE_BITMAP
+            self.set_trusted(disk, False)
+        self._discard_ring()
+        self.state["generation"] = list(uuid.uuid4().bytes)
+        self.state["lsn_base"] = max(8, floor + 8 & ~7)
+
+    def _discard_ring(self) -> None:
+        """Frees what stands in the ring now. Walks it: space of a record still being written must not be given back."""
+        self.ring.seek(self.ring.consumer)
+        target = self.ring.producer
+        while self.ring.cursor < target:
+            self.ring.next(self.ring.bytes, target)
+        self.ring.release(self.ring.cursor)
 
     def why_not_adopt(self) -> str | None:
         """The reason why these pins do not fit the scenario's devices any more, or None."""
@@ -77,6 +92,10 @@ class Capture:
 
     def mode(self, disk: int) -> int:
         return int(self.state["disk"][disk]["mode"])
+
+    def enter_bitmap_mode(self, disk: int) -> None:
+        """From now on writes of the disk only set bits; probes that are under way may still use the ring for a moment."""
+        self.state["disk"][disk]["mode"] = shared.MODE_BITMAP
 
     def enter_data_mode(self, disk: int) -> None:
         """From now on every write of the disk goes into the ring. Forgets the gap of the time before."""
@@ -113,8 +132,15 @@ class Capture:
         mine = self._counters.reshape(-1, shared.MAX_DISKS)[:, disk]
         return int(mine["records"].sum()), int(mine["payload_bytes"].sum())
 
-    def recursion_misses(self) -> int:
-        """Calls of the probe that the kernel skipped: each may be a lost write that nothing marked."""
+    def new_misses(self) -> int:
+        """Calls of the probe that the kernel skipped since `answer_misses`: each may be a write that nothing marked."""
+        return self._misses() - int(self.state["misses_seen"])
+
+    def answer_misses(self) -> None:
+        """To be called before the resync that makes up for them: what comes later counts anew."""
+        self.state["misses_seen"] = self._misses()
+
+    def _misses(self) -> int:
         return sum(bpf.figures(self._fds[name]).recursion_misses for name in pins.PROGRAMS)
 
     # The late set ---------------------------------------------------------------------------------------------

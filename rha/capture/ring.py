@@ -74,6 +74,11 @@ class Ring:
         lib.rha_ring_seek(self._ring, position)
 
     @property
+    def oldest_time_ns(self) -> int:
+        """CLOCK_MONOTONIC at the submission of the oldest record, in ns; 0 when there is none."""
+        return int(lib.rha_ring_oldest_time(self._ring))
+
+    @property
     def cursor(self) -> int:
         return int(lib.rha_ring_cursor(self._ring))
 

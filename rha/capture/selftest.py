@@ -42,32 +42,39 @@ def _write(fd: int, offset: int, content: bytes, misalign: int) -> None:
 
 
 def run(fd: int, ring: Ring) -> int:
-    """Writes to the scratch device `fd` and compares what the ring holds afterwards. Returns the bytes compared.
+    """Writes to the scratch device `fd` and compares what the ring holds after each write. Returns the bytes compared.
 
     Raises HostError with the first difference; the engine must not start then.
     """
-    expected = bytearray(4 << 20)
+    expected, got = bytearray(4 << 20), bytearray(4 << 20)
     plan = [(0, 4096, 0), (8192, 512, 512), (1 << 20, 3 << 20, 0), (64 << 10, 40 << 10, 512), (16384, 12288, 2048)]
     for offset, length, misalign in plan:
         content = os.urandom(length)
         _write(fd, offset, content, misalign)
         expected[offset : offset + length] = content
+        _replay(ring, got)
+        _compare(expected, got)
     fcntl.ioctl(fd, _BLKZEROOUT, struct.pack("<QQ", 2 << 20, 128 << 10))
     expected[2 << 20 : (2 << 20) + (128 << 10)] = bytes(128 << 10)
     os.fsync(fd)
-    _compare(expected, ring)
+    _replay(ring, got)
+    _compare(expected, got)
     return sum(length for _, length, _ in plan)
 
 
-def _compare(expected: bytearray, ring: Ring) -> None:
-    got = bytearray(len(expected))
-    for op, offset, length, payload in parse(ring.next(ring.bytes).data):
+def _replay(ring: Ring, got: bytearray) -> None:
+    region = ring.next(ring.bytes)
+    for op, offset, length, payload in parse(region.data):
         if op == WRITE and len(payload) != length:
             raise _failed(f"a record of {length} bytes carries {len(payload)}")
         if op == WRITE:
             got[offset : offset + length] = payload
         elif op != FLUSH:
             got[offset : offset + length] = bytes(length)
+    ring.release(region.end)
+
+
+def _compare(expected: bytearray, got: bytearray) -> None:
     if got != expected:
         first = next(i for i, (a, b) in enumerate(zip(got, expected, strict=True)) if a != b)
         raise _failed(f"byte {first} of the scratch device was captured as {got[first]}, written as {expected[first]}")

@@ -1,0 +1,130 @@
+"""What a stream of frames says about the disks: folded frame by frame, at the receiver for what is durable, at the applier
+for what is in the images. Pure.
+
+Folding a tail of the stream a second time gives the same state: every frame sets its disks' state outright. That is what a redo
+after a crash does.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from rha.wire import frames
+from rha.wire.frames import BadFrame, FrameType, Header
+from rha.wire.messages import End, Gap, Hello, Mark
+
+# new: the image is all zeros and was never written; stale: it holds something, of an unknown moment of the disk;
+# syncing: between MARK and END; ordered: every record counts, consistent from `end_lsn` on; broken: a GAP, ranges known to the master
+Phase = Literal["new", "stale", "syncing", "ordered", "broken"]
+
+
+class DiskState(msgspec.Struct, kw_only=True, frozen=True):
+    """One disk of the stream. `end_lsn` is valid iff `phase` is ordered; `why` is the reason of a broken one."""
+
+    name: str
+    bytes: int
+    phase: Phase = "new"
+    end_lsn: int = 0
+    why: str = ""
+
+
+class StreamState(msgspec.Struct, kw_only=True, frozen=True):
+    """The whole. `next_lsn`: where the next RECORDS frame must begin; None: anywhere above `floor`, a new generation."""
+
+    generation: str = ""
+    next_lsn: int | None = None
+    floor: int = 0
+    disks: tuple[DiskState, ...] = ()
+
+    @property
+    def lsn(self) -> int:
+        """End of what the state has seen."""
+        return self.floor if self.next_lsn is None else self.next_lsn
+
+    def why_not_consistent(self) -> str | None:
+        """The reason why a disk image at this point would be no state of the master, or None when it is one."""
+        if not self.disks:
+            return "nothing was received yet"
+        for disk in self.disks:
+            if disk.phase != "ordered":
+                return f"{disk.name}: {_PHASES[disk.phase]}{f' ({disk.why})' if disk.why else ''}"
+            if self.lsn < disk.end_lsn:
+                return f"{disk.name}: its sync ends {disk.end_lsn - self.lsn} bytes of stream later"
+        return None
+
+
+_PHASES = {
+    "new": "the first sync has not begun",
+    "stale": "the master's capture began anew, the image must be compared",
+    "syncing": "a sync is running",
+    "broken": "the disk left write order",
+}
+
+Message = Hello | Mark | End | Gap | None
+
+
+def decode(header: Header, payload: bytes | memoryview) -> Message:
+    """The message of a journalled control frame; None for data frames. Raises BadFrame."""
+    kind = {FrameType.HELLO: Hello, FrameType.MARK: Mark, FrameType.END: End, FrameType.GAP: Gap}.get(header.type)
+    return frames.decode_control(header, payload, kind) if kind else None  # type: ignore[type-var]
+
+
+def fold(state: StreamState, header: Header, message: Message) -> StreamState:
+    """The state after one more frame.
+
+    Raises BadFrame when the frame cannot stand here: a hole in the LSNs, or a disk that the stream does not have.
+    """
+    if isinstance(message, Hello):
+        return _begin_generation(state, message)
+    if header.type is FrameType.RECORDS:
+        _check_place(state, header)
+        return msgspec.structs.replace(state, next_lsn=header.lsn + header.raw_length)
+    if isinstance(message, Mark):
+        _check_place(state, header)
+        marked = _change(state, message.disks, phase="syncing", why="")
+        return msgspec.structs.replace(marked, next_lsn=header.lsn)
+    if isinstance(message, End):
+        return _change(state, message.disks, phase="ordered", end_lsn=message.lsn, why="")
+    if isinstance(message, Gap):
+        return _change(state, [message.disk], phase="broken", why=message.reason)
+    if header.type is FrameType.RESYNC and _disk(state, header.disk).phase != "syncing":
+        raise BadFrame("sync data outside a sync", cause=f"disk {header.disk} at LSN {header.lsn}")
+    return state
+
+
+def _begin_generation(state: StreamState, hello: Hello) -> StreamState:
+    if hello.generation == state.generation:
+        return state
+    known = {disk.name: disk for disk in state.disks}
+    disks = []
+    for disk in hello.disks:
+        before = known.get(disk.name)
+        fresh = before is None or before.bytes != disk.bytes or before.phase == "new"
+        disks.append(DiskState(name=disk.name, bytes=disk.bytes, phase="new" if fresh else "stale"))
+    return StreamState(generation=hello.generation, next_lsn=None, floor=state.lsn, disks=tuple(disks))
+
+
+def _check_place(state: StreamState, header: Header) -> None:
+    if state.next_lsn is None and header.lsn > state.floor:
+        return
+    if header.lsn != state.next_lsn:
+        raise BadFrame(
+            "the stream has a hole",
+            cause=f"{header.type.name} at LSN {header.lsn}, expected {state.next_lsn}",
+            hint="the engine will connect again and go on from the last acknowledged LSN",
+        )
+
+
+def _disk(state: StreamState, index: int) -> DiskState:
+    if not 0 <= index < len(state.disks):
+        raise BadFrame("a disk that the scenario does not have", cause=f"index {index} of {len(state.disks)}")
+    return state.disks[index]
+
+
+def _change(state: StreamState, indices: list[int], **fields: object) -> StreamState:
+    disks = list(state.disks)
+    for index in indices:
+        disks[index] = msgspec.structs.replace(_disk(state, index), **fields)
+    return msgspec.structs.replace(state, disks=tuple(disks))

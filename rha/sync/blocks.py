@@ -1,0 +1,81 @@
+"""Reading a disk beside its file system, and digests of what was read."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import queue
+from collections.abc import Callable
+from types import TracebackType
+
+from blake3 import blake3
+
+from rha.errors import DeviceError
+
+BLOCK_BYTES = 64 << 10
+DIGEST_BYTES = 16  # of blake3's 32: 2^-64 for an accidental match of two blocks among 2^32
+
+
+class DiskReader:
+    """Reads ranges with O_DIRECT, past the page cache, into a pool of aligned buffers.
+
+    O_DIRECT for two reasons: what the disk holds counts, not what the cache will write one day; and a full read of the disk must not push
+    the master's cache out. `check` is called while a read waits for a buffer; what it raises ends the wait.
+    Raises DeviceError.
+    """
+
+    def __init__(
+        self, path: str, *, check: Callable[[], None], buffer_bytes: int = 1 << 20, buffers: int = 24
+    ) -> None:
+        self._path, self._check = path, check
+        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+        except OSError as error:
+            raise DeviceError(f"{path} cannot be opened", cause=error.strerror or str(error), hint="lsblk") from error
+        self._free: queue.SimpleQueue[mmap.mmap] = queue.SimpleQueue()
+        for _ in range(buffers):
+            self._free.put(mmap.mmap(-1, buffer_bytes))
+
+    def __enter__(self) -> DiskReader:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        os.close(self._fd)
+
+    def read(self, offset: int, length: int) -> tuple[mmap.mmap, memoryview]:
+        """`length` bytes at `offset`: the buffer, to be handed back with `release`, and the view on it. Blocks while
+        all buffers are in use. Raises DeviceError on an I/O error or a short read."""
+        buffer = self._next_buffer()
+        view = memoryview(buffer)[:length]
+        try:
+            count = os.preadv(self._fd, [view], offset)
+        except OSError as error:
+            raise DeviceError(f"{self._path} cannot be read", cause=f"at byte {offset}: {error}", hint="dmesg") from error
+        if count != length:
+            raise DeviceError(f"{self._path} is shorter than it was", cause=f"{count} of {length} bytes at {offset}")
+        return buffer, view
+
+    def _next_buffer(self) -> mmap.mmap:
+        while True:
+            try:
+                return self._free.get(timeout=0.2)
+            except queue.Empty:
+                self._check()
+
+    def release(self, buffer: mmap.mmap) -> None:
+        """The buffer may be used again; its views must not."""
+        self._free.put(buffer)
+
+
+def digests(data: memoryview) -> bytes:
+    """BLAKE3 of each 64 KiB block, 16 bytes each, one after the other."""
+    return b"".join(
+        blake3(data[at : at + BLOCK_BYTES]).digest(length=DIGEST_BYTES) for at in range(0, len(data), BLOCK_BYTES)
+    )
+
+
+def differing(mine: bytes, theirs: bytes) -> bytes:
+    """One byte per block: 1 where the digests differ. Both must be of the same length."""
+    return bytes(
+        mine[at : at + DIGEST_BYTES] != theirs[at : at + DIGEST_BYTES] for at in range(0, len(mine), DIGEST_BYTES)
+    )
