@@ -7,5 +7,5 @@ setup(
     cffi_modules=["csrc/build_ffi.py:ffi"],
     packages=[*find_packages(include=["rha", "rha.*"]), "rha.csrc"],
     package_dir={"rha.csrc": "csrc"},
-    package_data={"rha": ["py.typed"], "rha.csrc": ["*.c", "*.h", "kheaders/include/**/*.h"]},
+    package_data={"rha": ["py.typed", "*.toml", "cli/*.toml"], "rha.csrc": ["*.c", "*.h", "kheaders/include/**/*.h"]},
 )

@@ -13,10 +13,10 @@ from typing import Any
 
 import msgspec
 
-from rha.errors import Exit, NetworkError, RhaError
+from rha.errors import Exit, HostError, NetworkError, RhaError
 
 Handler = Callable[..., Any]
-RUN_DIR = Path("/run/rha")
+RUN_DIR = Path(os.environ.get("RHA_RUN_DIR", "/run/rha"))  # the variable is for a second instance on one host
 MAX_LINE_BYTES = 4 << 20
 
 
@@ -86,10 +86,11 @@ def serve(path: Path, handlers: dict[str, Handler]) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
-def call(path: Path, verb: str, *, timeout: float = 10.0, **words: Any) -> Any:
-    """Asks a daemon. Returns the plain (JSON) value.
+def call(path: Path, verb: str, *, timeout: float | None = 10.0, **words: Any) -> Any:
+    """Asks a daemon. Returns the plain (JSON) value. `timeout` in seconds; None waits as long as the daemon lives.
 
-    Raises NetworkError when nobody answers, and the daemon's own refusal as RhaError.
+    Raises HostError when this user may not ask, NetworkError when nobody answers, and the daemon's own refusal as
+    RhaError.
     """
     try:
         with socket.socket(socket.AF_UNIX) as peer:
@@ -99,6 +100,8 @@ def call(path: Path, verb: str, *, timeout: float = 10.0, **words: Any) -> Any:
                 stream.write(msgspec.json.encode({"verb": verb, **words}) + b"\n")
                 stream.flush()
                 line = stream.readline()
+    except PermissionError as error:
+        raise HostError(f"not allowed to ask {path}", cause="only root may", hint="sudo rha …") from error
     except (OSError, TimeoutError) as error:
         raise NetworkError(
             f"no daemon answers on {path}", cause=str(error), hint="systemctl status rha-engine@NAME rha-appliance"

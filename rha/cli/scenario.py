@@ -1,0 +1,49 @@
+"""rha scenario"""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+import click
+
+from rha.errors import DeviceError
+from rha.scenario import Scenario
+
+
+@click.group()
+def command() -> None:
+    """Show a sample scenario, or check a file."""
+
+
+@command.command()
+def sample() -> None:
+    """Print a commented scenario file to start from."""
+    click.echo(resources.files("rha").joinpath("scenario_sample.toml").read_text(encoding="utf-8"), nl=False)
+
+
+@command.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--here", is_flag=True, help="Look at the devices and certificates too; run this on the master.")
+def check(file: Path, here: bool) -> None:
+    """Name every mistake in FILE. Changes nothing."""
+    from rha import scenario_check
+
+    scenario = scenario_check.load(file)
+    if here:
+        _check_here(scenario)
+    disks = "one disk" if len(scenario.disk) == 1 else f"{len(scenario.disk)} disks"
+    click.echo(f"{file} is right: scenario {scenario.name}, {scenario.mode}, {disks} to {scenario.appliance.address}")
+
+
+def _check_here(scenario: Scenario) -> None:
+    from rha.capture import device
+    from rha.wire import tls
+
+    reasons = [(disk, device.why_not(Path(disk.device))) for disk in scenario.disk]
+    found = [f"disk {disk.name}: {why.what}: {why.cause}" for disk, why in reasons if why]
+    if found:
+        hint = next(why.hint for _, why in reasons if why)
+        raise DeviceError("this host cannot protect the scenario", cause="\n       ".join(found), hint=hint)
+    files = scenario.appliance
+    tls.client_context(Path(files.ca), Path(files.certificate), Path(files.key))

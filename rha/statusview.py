@@ -1,0 +1,159 @@
+"""What `rha status` shows, as pure functions of reports and a time.
+
+Two rules stand above the rest: a daemon that does not answer is `missing`, and a report older than STALE_SECONDS is
+`unknown`, whatever it says. Colour repeats what the words say, never more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import msgspec
+
+from rha.report import DiskReport, Report, Sync
+from rha.units import show_bytes, show_seconds
+
+STALE_SECONDS = 10.0
+_COLOURS = {"ok": "32", "warning": "33", "alarm": "31", "unknown": "35"}
+_WORST_FIRST = ("alarm", "unknown", "warning", "ok")
+
+
+class Heard(NamedTuple):
+    """One daemon's answer. `source`: its socket's name, `engine-SCENARIO` or `appliance`; `silence`: why there are no
+    reports, empty when it answered."""
+
+    source: str
+    reports: list[Report]
+    silence: str = ""
+
+
+def judge(heard: Iterable[Heard], now: float) -> list[Report]:
+    """The reports to show, of every daemon: the silent ones as `missing`, the old ones as `unknown`; by scenario."""
+    judged = [report for one in heard for report in _judge_one(one, now)]
+    return sorted(judged, key=lambda report: (report.scenario, report.role != "engine"))
+
+
+def _judge_one(one: Heard, now: float) -> Iterator[Report]:
+    if one.silence:
+        yield missing(one.source, one.silence, now)
+    for report in one.reports:
+        yield fresh_or_unknown(report, now)
+
+
+def missing(source: str, why: str, now: float) -> Report:
+    """The report that stands for a daemon that gave none."""
+    role, _, scenario = source.partition("-")
+    return Report(role=role, scenario=scenario, mode="", time=now, health="unknown", state="missing", why=why, disks=[])
+
+
+def fresh_or_unknown(report: Report, now: float) -> Report:
+    """The report itself, or, when it is too old or from the future, the same with everything it claims taken back."""
+    age = now - report.time
+    if -STALE_SECONDS <= age <= STALE_SECONDS:
+        return report
+    when = f"{show_seconds(age)} old" if age > 0 else f"{show_seconds(-age)} ahead of this host's clock"
+    why = f"the report is {when}; then it was {report.state}: {report.why}"
+    disks = [
+        msgspec.structs.replace(disk, state="unknown", why=f"last known: {disk.state}", sync=None)
+        for disk in report.disks
+    ]
+    return msgspec.structs.replace(
+        report, health="unknown", state="unknown", why=why, disks=disks, lag_bytes=None, lag_seconds=None
+    )
+
+
+def worst(reports: Iterable[Report]) -> str:
+    """The worst health of all; `unknown` when there is none."""
+    found = {report.health for report in reports}
+    return next((health for health in _WORST_FIRST if health in found), "unknown")
+
+
+def render(reports: list[Report], now: float, *, colour: bool = False) -> str:
+    """The text for people, without a line end."""
+    if not reports:
+        return "No rha daemon runs on this host."
+    return "\n\n".join("\n".join(_scenario(report, now, colour)) for report in reports)
+
+
+def _scenario(report: Report, now: float, colour: bool) -> Iterator[str]:
+    title = " ".join(part for part in (report.scenario, report.role, report.mode and f"({report.mode})") if part)
+    yield f"{title}  {_painted(report.health.upper(), report.health, colour)}  {report.state}"
+    yield from _field("why", report.why)
+    if report.state not in ("missing", "unknown"):
+        yield from _field("lag", _lag(report))
+        yield from _field("peer", _peer(report))
+        yield from _field("ring", _ring(report))
+    yield from _field("consistent", _consistent(report, now))
+    for disk in report.disks:
+        yield from _disk(disk)
+    yield from _field("vm", _vm(report))
+    for alarm in report.alarms:
+        yield from _field("alarm", _painted(alarm, "alarm", colour))
+
+
+def _disk(disk: DiskReport) -> Iterator[str]:
+    yield from _field("disk", f"{disk.name}  {disk.device}  {show_bytes(disk.bytes)}  {disk.state}: {disk.why}")
+    if disk.dirty_bytes:
+        yield from _field("", f"to be sent again: {show_bytes(disk.dirty_bytes)}")
+    if disk.sync:
+        yield from _field("", _sync(disk.sync))
+    if disk.losses:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(disk.losses.items()))
+        yield from _field("", f"order lost: {reasons}")
+
+
+def _sync(sync: Sync) -> str:
+    percent = 100 * sync.done_bytes / sync.total_bytes if sync.total_bytes else 100.0
+    remaining = "unknown" if sync.remaining_seconds is None else show_seconds(sync.remaining_seconds)
+    return (
+        f"sync ({sync.method}): {percent:.1f} % of {show_bytes(sync.total_bytes)}, sent {show_bytes(sync.sent_bytes)}, "
+        f"{show_bytes(sync.rate_bytes)}/s, remaining {remaining}"
+    )
+
+
+def _lag(report: Report) -> str:
+    amount = "unknown" if report.lag_bytes is None else show_bytes(report.lag_bytes)
+    delay = "unknown" if report.lag_seconds is None else show_seconds(report.lag_seconds)
+    return f"{amount}, {delay}" if amount != delay else "unknown"
+
+
+def _peer(report: Report) -> str:
+    return f"{report.peer or 'nobody'} ({'connected' if report.connected else 'not connected'})"
+
+
+def _ring(report: Report) -> str:
+    if not report.ring_bytes:
+        return ""
+    percent = 100 * report.ring_used_bytes / report.ring_bytes
+    carried = f"{report.records} records, {show_bytes(report.payload_bytes)}"
+    return f"{percent:.0f} % of {show_bytes(report.ring_bytes)}; {carried}"
+
+
+def _consistent(report: Report, now: float) -> str:
+    if report.state == "missing":
+        return ""
+    if report.consistent is None:
+        return "no point yet"
+    point = report.consistent
+    stamp = datetime.fromtimestamp(point.time, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return f"LSN {point.lsn}, {stamp}, {show_seconds(max(0.0, now - point.time))} ago"
+
+
+def _vm(report: Report) -> str:
+    if report.vm is None:
+        return ""
+    vm = report.vm
+    figures = (("RPO", vm.rpo_seconds), ("RTO", vm.rto_seconds))
+    known = [f"{name} {show_seconds(seconds)}" for name, seconds in figures if seconds is not None]
+    return ", ".join([f"{vm.domain} {vm.state}", *([vm.accelerator] if vm.accelerator else []), *known])
+
+
+def _field(label: str, text: str) -> Iterator[str]:
+    if text:
+        yield f"  {label:<11} {text}"
+
+
+def _painted(text: str, health: str, colour: bool) -> str:
+    return f"\x1b[{_COLOURS.get(health, '35')}m{text}\x1b[0m" if colour else text
