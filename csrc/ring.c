@@ -77,6 +77,7 @@ int rha_ring_next(rha_ring *ring, uint64_t max_bytes, uint64_t limit, rha_region
       if (length < sizeof(record)) return -1;
       memcpy(&record, place + RHA_RING_HEADER, sizeof(record));
       region->records++;
+      region->last_time = record.time_ns;
       if (record.op == RHA_WRITE) region->payload_bytes += record.bytes;
     }
     at = next;

@@ -14,6 +14,7 @@ typedef struct {
   const char *data;        /* its bytes, contiguous */
   uint64_t records;        /* not counting discarded reservations */
   uint64_t payload_bytes;
+  uint64_t last_time;      /* submission time of the last record, CLOCK_MONOTONIC ns; 0: no record */
 } rha_region;
 
 /* Maps the ring of `map_fd`, `bytes` of data. NULL and errno on failure. The cursor starts at the consumer position. */

@@ -71,18 +71,20 @@ def decode(header: Header, payload: bytes | memoryview) -> Message:
     return frames.decode_control(header, payload, kind) if kind else None  # type: ignore[type-var]
 
 
-def fold(state: StreamState, header: Header, message: Message) -> StreamState:
-    """The state after one more frame.
+def fold(state: StreamState, header: Header, message: Message, *, redo: bool = False) -> StreamState:
+    """The state after one more frame. With `redo` the frame was accepted before, and its place is not questioned.
 
     Raises BadFrame when the frame cannot stand here: a hole in the LSNs, or a disk that the stream does not have.
     """
     if isinstance(message, Hello):
         return _begin_generation(state, message)
     if header.type is FrameType.RECORDS:
-        _check_place(state, header)
+        if not redo:
+            _check_place(state, header)
         return msgspec.structs.replace(state, next_lsn=header.lsn + header.raw_length)
     if isinstance(message, Mark):
-        _check_place(state, header)
+        if not redo:
+            _check_place(state, header)
         marked = _change(state, message.disks, phase="syncing", why="")
         return msgspec.structs.replace(marked, next_lsn=header.lsn)
     if isinstance(message, End):

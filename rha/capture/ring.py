@@ -10,13 +10,15 @@ from rha.errors import StorageError
 
 
 class Region(NamedTuple):
-    """Committed records in ring memory. `begin` and `end` are ring positions in bytes; `data` is valid until released."""
+    """Committed records in ring memory. `begin` and `end` are ring positions in bytes; `data` is valid until released;
+    `last_time_ns`: CLOCK_MONOTONIC at the submission of the last record, 0 when there is none."""
 
     begin: int
     end: int
     data: memoryview
     records: int
     payload_bytes: int
+    last_time_ns: int
 
 
 NO_LIMIT = (1 << 64) - 1
@@ -59,6 +61,7 @@ class Ring:
             memoryview(ffi.buffer(region.data, length)) if length else memoryview(b""),
             region.records,
             region.payload_bytes,
+            region.last_time,
         )
 
     def wait(self, seconds: float, poll_seconds: float = 0.001) -> bool:

@@ -91,7 +91,7 @@ class Session:
             scenario=to_plain(self._scenario),
             host=socket.gethostname(),
             generation=capture.generation,
-            first_lsn=capture.lsn_base + capture.ring.consumer,
+            first_lsn=capture.lsn_base + capture.ring.consumer if capture.lsn_base else 0,
             disks=[
                 DiskHello(name=disk.name, bytes=device.bytes)
                 for disk, device in zip(self._scenario.disk, capture.devices, strict=True)
@@ -143,11 +143,9 @@ class Session:
         region = self._next_region()
         if region.begin == region.end:
             return False
-        self._send(
-            FrameType.RECORDS,
-            region.data,
-            lsn=self._capture.lsn_base + region.begin,
-        )
+        # The frame's time is the last record's: every write submitted before it is in the stream up to here.
+        submitted = time.time_ns() - time.monotonic_ns() + region.last_time_ns if region.last_time_ns else 0
+        self._send(FrameType.RECORDS, region.data, lsn=self._capture.lsn_base + region.begin, time_ns=submitted)
         self.progress.shipped_bytes += region.end - region.begin
         return True
 
@@ -214,8 +212,9 @@ class Session:
             self._on_tick()
         if now >= self._next_heartbeat:
             self._next_heartbeat = now + self._scenario.link.heartbeat
+            clock = time.time()  # before the position: what was captured until now is below it
             captured = self._capture.lsn_base + self._capture.ring.producer
-            beat = Heartbeat(time=time.time(), captured_lsn=captured, report=self._report())  # type: ignore[arg-type]
+            beat = Heartbeat(time=clock, captured_lsn=captured, report=self._report())  # type: ignore[arg-type]
             self._send_control(FrameType.HEARTBEAT, beat)
         if now - self.progress.last_heard > SILENCE_SECONDS:
             raise NetworkError("the appliance is silent", cause=f"nothing heard for {SILENCE_SECONDS:.0f} s")
@@ -224,14 +223,14 @@ class Session:
 
     def _send(self, type: FrameType, payload: bytes | bytearray | memoryview, **fields: int) -> int:
         self._seq += 1
-        head = frames.encode(type, payload, seq=self._seq, time_ns=time.time_ns(), **fields)
+        head = frames.encode(type, payload, seq=self._seq, **fields)
         self._sock.sendall(head)
         self._sock.sendall(payload)
         return self._seq
 
     def _send_control(self, type: FrameType, message: object, **fields: int) -> int:
         self._seq += 1
-        self._sock.sendall(frames.control(type, message, seq=self._seq, time_ns=time.time_ns(), **fields))
+        self._sock.sendall(frames.control(type, message, seq=self._seq, **fields))
         return self._seq
 
     def _read_answers(self) -> None:

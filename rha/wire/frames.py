@@ -16,7 +16,7 @@
         24    8 lsn           stream position at which the frame stands; RECORDS cover [lsn, lsn + raw_length)
         32    8 seq           number of the frame in its session, from 1
         40    8 offset        RESYNC, HASHES, DIFFERS: byte offset on the disk, else 0
-        48    8 time_ns       CLOCK_REALTIME of the sender
+        48    8 time_ns       RECORDS: the sender's CLOCK_REALTIME when the last record was submitted, else 0
         56    8 payload_sum   XXH3-64 of the payload as sent
         64    8 header_sum    XXH3-64 of bytes 0-63
 

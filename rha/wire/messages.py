@@ -18,7 +18,7 @@ class DiskHello(msgspec.Struct, kw_only=True):
 
 class Hello(msgspec.Struct, kw_only=True):
     """Engine → appliance, first frame. `generation` names one ring's life (32 hex digits); LSNs of one generation are
-    one count of bytes. `first_lsn`: the oldest LSN that the ring still holds."""
+    one count of bytes. `first_lsn`: the oldest LSN that the ring still holds; 0: none was given out yet."""
 
     protocol: int
     version: str
@@ -61,7 +61,8 @@ class Refuse(msgspec.Struct, kw_only=True):
 
 
 class Heartbeat(msgspec.Struct, kw_only=True):
-    """Engine → appliance every `link.heartbeat`. `time`: the master's clock; `captured_lsn`: end of the ring now."""
+    """Engine → appliance every `link.heartbeat`. `time`: the master's clock; `captured_lsn`: end of the ring right
+    after: every write submitted before `time` is below it."""
 
     time: float
     captured_lsn: int

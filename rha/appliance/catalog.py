@@ -1,0 +1,65 @@
+"""Small files of a scenario on the appliance, each replaced as a whole: after a crash the old or the new one is there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from rha.appliance.stream import StreamState
+from rha.errors import StorageError
+from rha.scenario import Scenario, from_plain, to_plain
+
+T = TypeVar("T")
+
+_STREAM, _SCENARIO = "stream.json", "scenario.json"
+
+
+def save(path: Path, value: Any) -> None:
+    """Replaces a JSON file, durably. Raises StorageError."""
+    draft = path.with_name(path.name + ".new")
+    try:
+        with draft.open("wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(value), indent=1))
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written", cause=str(error), hint=f"df -h {path.parent}") from error
+
+
+def load(path: Path, kind: type[T]) -> T | None:
+    """The content of such a file; None when it was never written. Raises StorageError when it cannot be read."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError) as error:
+        hint = f"move {path.parent} aside and restart the appliance: its disks are then synced again"
+        raise StorageError(f"{path} cannot be read", cause=str(error), hint=hint) from error
+
+
+def save_stream(folder: Path, state: StreamState) -> None:
+    """What the stream had said up to the frames that are in the images."""
+    save(folder / _STREAM, state)
+
+
+def load_stream(folder: Path) -> StreamState:
+    return load(folder / _STREAM, StreamState) or StreamState()
+
+
+def save_scenario(folder: Path, scenario: Scenario) -> None:
+    """The scenario as the master last sent it: a failover needs it when the master is gone."""
+    save(folder / _SCENARIO, to_plain(scenario))
+
+
+def load_scenario(folder: Path) -> Scenario | None:
+    plain = load(folder / _SCENARIO, dict)
+    return None if plain is None else from_plain(plain)

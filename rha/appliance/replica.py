@@ -1,0 +1,397 @@
+"""One scenario on the appliance: its journal, its images, and how far each of them is.
+
+Folder of a scenario, below the store:
+
+    scenario.json    as the master last sent it        stream.json      what the stream said up to the images' state
+    journal/         the durable stream                checkpoint.json  where redo begins
+    images/DISK.qcow2                                  run/             sockets of the storage daemon
+
+Threads: `take` and `commit` belong to the one connection that holds the scenario; the applier has its own; everything else may be
+called from any thread.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+import rha
+from rha.appliance import catalog
+from rha.appliance.apply import Applier
+from rha.appliance.config import Config
+from rha.appliance.minus import WrittenSectors
+from rha.appliance.stream import Message, StreamState, decode, fold
+from rha.errors import NetworkError, StateError
+from rha.image import formats
+from rha.image.storage_daemon import ImageReader, ImageSpec, ImageWriter, StorageDaemon
+from rha.journal import extents
+from rha.journal.segment import Entry, Journal
+from rha.report import Point, Report
+from rha.scenario import Scenario, from_plain
+from rha.wire import frames
+from rha.wire.frames import BadFrame, FrameType, Header
+from rha.wire.messages import PROTOCOL, DiskNeed, Heartbeat, Hello, Mark, Welcome
+
+SPOOL_BYTES = 16 << 30  # durable and not yet applied; beyond it the receiver waits, and the master falls to its bitmap
+
+T = TypeVar("T")
+_NEED = {"new": "full", "stale": "compare", "syncing": "marked", "broken": "marked", "ordered": "nothing"}
+
+
+class Replica:
+    """Raises StorageError when something on disk is damaged or in use."""
+
+    def __init__(self, folder: Path, config: Config) -> None:
+        self.folder, self._config = folder, config
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.name = folder.name
+        self.scenario: Scenario | None = catalog.load_scenario(folder)
+        # The storage daemon is killed by the kernel when the thread that started it ends, so one thread lives for that.
+        self._keeper = ThreadPoolExecutor(1, thread_name_prefix=f"keeper-{self.name}")
+        self._lock = threading.RLock()
+        self._journal = Journal.open(folder / "journal")
+        self._applied_state = catalog.load_stream(folder)
+        self._state = self._applied_state  # what the durable stream says; ahead of the images
+        self._written: dict[int, WrittenSectors] = {}
+        self._daemon: StorageDaemon | None = None
+        self._writers: list[ImageWriter] = []
+        self._applier: Applier | None = None
+        self._heartbeat: Heartbeat | None = None
+        self._heard_at: float | None = None  # monotonic
+        self._heartbeats_passed: list[Heartbeat] = []
+        self.is_connected = False
+        self.peer = ""
+        if self._state.disks:
+            self._open_images()
+
+    # Opening and closing --------------------------------------------------------------------------------------
+
+    def _keep(self, act: Callable[[], T]) -> T:
+        """Runs something in the thread that lives as long as the replica."""
+        return self._keeper.submit(act).result()
+
+    def image_specs(self) -> list[ImageSpec]:
+        """The images in the order of the scenario's disks."""
+        form = self._config.image_format
+        return [ImageSpec(d.name, self.folder / "images" / f"{d.name}.{form}", form) for d in self._state.disks]
+
+    def _open_images(self) -> None:
+        specs = self.image_specs()
+        (self.folder / "images").mkdir(exist_ok=True, mode=0o700)
+        for spec, disk in zip(specs, self._state.disks, strict=True):
+            if not spec.path.exists() and disk.phase == "new":
+                formats.create(spec.path, disk.bytes, self._config.image_format)
+        daemon = StorageDaemon(specs, self.folder / "run")
+        self._keep(daemon.start)
+        self._daemon = daemon
+        self._writers = [daemon.writer(spec.name) for spec in specs]
+        applier = Applier(
+            self._journal,
+            self._writers,
+            self.folder / "checkpoint.json",
+            on_frame=self._on_applied_frame,
+            keep_bytes=int(self._config.journal_keep),
+            name=f"apply-{self.name}",
+        )
+        self._refold(applier.saved.position, applier.saved.lsn)
+        self._applier = applier
+        applier.start()
+        applier.durable(self._journal.durable)
+
+    def _refold(self, position: int, lsn: int) -> None:
+        """What the durable journal says behind the checkpoint: accepted once, so only followed."""
+        state = self._applied_state
+        if lsn and state.next_lsn is not None:
+            state = msgspec.structs.replace(state, next_lsn=lsn)
+        self._applied_state = state
+        for entry in self._journal.read(position, self._journal.durable):
+            state = fold(state, entry.header, decode(entry.header, entry.payload), redo=True)
+        self._state = state
+
+    def close_images(self) -> list[ImageSpec]:
+        """Finishes the batch at hand, writes the checkpoint, lets go of the images. Nothing is received afterwards until
+        `reopen_images`. Raises StorageError."""
+        with self._lock:
+            applier, daemon, writers = self._applier, self._daemon, self._writers
+            self._applier = self._daemon = None
+            self._writers = []
+        if applier:
+            applier.stop()
+        for writer in writers:
+            writer.close()
+        if daemon:
+            self._keep(daemon.stop)
+        return self.image_specs()
+
+    def close(self) -> None:
+        """Everything stopped and on disk. Raises StorageError when the images could not be closed well."""
+        try:
+            self.close_images()
+        finally:
+            self._journal.close()
+            self._keeper.shutdown()
+
+    # The connection -------------------------------------------------------------------------------------------
+
+    def welcome(self, hello: Hello, raw: bytes, host: str) -> Welcome:
+        """Answers a master whose certificate was checked. `raw`: the whole HELLO frame, journalled when a new generation
+        begins.
+
+        Raises NetworkError, StateError or StorageError when this stream cannot be taken.
+        """
+        scenario = self._check_hello(hello)
+        with self._lock:
+            self._written.clear()  # every session begins its syncs with a mark of its own
+            known = hello.generation == self._state.generation and hello.first_lsn <= self._state.lsn
+            if not known and hello.first_lsn > self._state.lsn:
+                self._begin_generation(hello, raw)
+            catalog.save_scenario(self.folder, scenario)
+            self.scenario = scenario
+            return Welcome(
+                protocol=PROTOCOL,
+                version=rha.__version__,
+                host=host,
+                generation_known=known and self._state.next_lsn is not None,
+                durable_lsn=self._state.lsn,
+                lsn_floor=self._state.lsn,
+                disks=[DiskNeed(name=d.name, need=_NEED[d.phase]) for d in self._state.disks],  # type: ignore[arg-type]
+            )
+
+    def _check_hello(self, hello: Hello) -> Scenario:
+        if hello.protocol != PROTOCOL:
+            raise NetworkError(
+                "engine and appliance do not understand each other",
+                cause=f"the engine ({hello.version}) speaks protocol {hello.protocol}, this appliance {PROTOCOL}",
+                hint="install the same version on both",
+            )
+        try:
+            scenario = from_plain(hello.scenario)
+        except msgspec.ValidationError as error:
+            raise BadFrame("the engine's scenario cannot be read", cause=str(error)) from error
+        if [disk.name for disk in scenario.disk] != [disk.name for disk in hello.disks] or scenario.name != self.name:
+            raise BadFrame("the engine contradicts itself", cause="its disks are not those of its scenario")
+        for known, now in zip(self._state.disks, hello.disks, strict=False):
+            if known.name != now.name or known.bytes != now.bytes:
+                raise StateError(
+                    f"the disks of {self.name} are not those of its images",
+                    cause=f"{known.name} of {known.bytes} bytes here, {now.name} of {now.bytes} bytes on the master",
+                    hint=f"move {self.folder} aside on the appliance for a new first sync",
+                )
+        if self._state.disks and len(self._state.disks) != len(hello.disks):
+            raise StateError(
+                f"the disks of {self.name} are not those of its images",
+                cause=f"{len(self._state.disks)} images here, {len(hello.disks)} disks on the master",
+                hint=f"move {self.folder} aside on the appliance for a new first sync",
+            )
+        return scenario
+
+    def _begin_generation(self, hello: Hello, raw: bytes) -> None:
+        header = frames.decode_header(raw[: frames.HEADER_BYTES])
+        state = fold(self._state, header, hello)
+        fresh = not self._state.disks
+        self._state = state
+        if fresh:
+            catalog.save_stream(self.folder, state)
+            self._applied_state = state
+            self._open_images()
+        self._journal.append([raw])
+        self._state = state
+        self.commit()
+
+    def take(self, header: Header, payload: memoryview) -> None:
+        """One checked frame of the stream: appended to the journal, or heard.
+
+        Raises BadFrame when it cannot stand here, StorageError when the journal cannot take it.
+        """
+        if header.type is FrameType.HEARTBEAT:
+            self._hear(frames.decode_control(header, payload, Heartbeat))
+        elif header.type in frames.JOURNALED and header.type is not FrameType.HELLO:
+            self._journal_frame(header, payload)
+        else:
+            raise BadFrame("a frame out of turn", cause=f"{header.type.name} in the middle of a stream")
+
+    def _journal_frame(self, header: Header, payload: memoryview) -> None:
+        message = decode(header, payload)
+        state = fold(self._state, header, message)
+        if header.type is FrameType.RECORDS:
+            extents.check_records(payload[: header.raw_length], [disk.bytes for disk in state.disks])
+            for written in self._written.values():
+                written.add_records(payload[: header.raw_length])
+        if header.type is FrameType.RESYNC:
+            self._journal_resync(header, payload)
+        else:
+            self._append(header, payload)
+        self._state = state
+        self._follow_sync(state, message)
+
+    def _append(self, header: Header, payload: memoryview) -> None:
+        head = frames.encode(
+            header.type,
+            payload,
+            lsn=header.lsn,
+            seq=header.seq,
+            disk=header.disk,
+            offset=header.offset,
+            flags=header.flags,
+            time_ns=header.time_ns,
+            raw_length=header.raw_length,
+            payload_sum=header.payload_sum,
+        )
+        self._journal.append([head, payload])
+
+    def _follow_sync(self, state: StreamState, message: Message) -> None:
+        """The minus rule counts from the mark to the end of a sync."""
+        if isinstance(message, Mark):
+            for disk in message.disks:
+                self._written[disk] = WrittenSectors(disk, state.disks[disk].bytes)
+        for disk in list(self._written):
+            if state.disks[disk].phase != "syncing":
+                del self._written[disk]
+
+    def _journal_resync(self, header: Header, payload: memoryview) -> None:
+        """A range that was read from the disk, without what the stream has written since the mark."""
+        zeros = bool(header.flags & frames.FLAG_ZEROS)
+        length = frames.zeros_length(payload) if zeros else header.raw_length
+        size = self._state.disks[header.disk].bytes
+        if header.offset % 512 or length % 512 or header.offset + length > size or length == 0:
+            raise BadFrame("sync data beyond its disk", cause=f"{length} bytes at {header.offset} of {size}")
+        written = self._written.get(header.disk)
+        if written is None:
+            raise BadFrame("sync data outside a sync", cause=f"disk {header.disk}: no mark in this session")
+        for offset, count in written.without(header.offset, length):
+            at = offset - header.offset
+            part = frames.zeros_payload(count) if zeros else payload[at : at + count]
+            head = frames.encode(
+                FrameType.RESYNC,
+                part,
+                lsn=header.lsn,
+                seq=header.seq,
+                disk=header.disk,
+                offset=offset,
+                flags=header.flags,
+            )
+            self._journal.append([head, part])
+
+    def commit(self) -> int:
+        """Makes durable what was taken, lets the applier go on. Returns the durable LSN. Raises StorageError."""
+        position = self._journal.sync()
+        if self._applier:
+            self._applier.durable(position)
+        return self._state.lsn
+
+    def spool_full(self) -> bool:
+        """True while the receiver should wait for the applier."""
+        return self.spool_bytes() > SPOOL_BYTES
+
+    def _hear(self, beat: Heartbeat) -> None:
+        with self._lock:
+            self._heartbeat, self._heard_at = beat, time.monotonic()
+            if self.applied_lsn >= beat.captured_lsn:
+                self._heartbeats_passed = [beat]
+            elif len(self._heartbeats_passed) < 2:
+                self._heartbeats_passed.append(beat)
+
+    # The images' side -----------------------------------------------------------------------------------------
+
+    def _on_applied_frame(self, entry: Entry) -> None:
+        """In the applier's thread, once everything before the frame is in the images."""
+        with self._lock:
+            message = decode(entry.header, entry.payload)
+            self._applied_state = fold(self._applied_state, entry.header, message, redo=True)
+            catalog.save_stream(self.folder, self._applied_state)
+
+    @property
+    def applied_lsn(self) -> int:
+        return self._applier.applied_lsn if self._applier else self._applied_state.lsn
+
+    @property
+    def durable_lsn(self) -> int:
+        return self._state.lsn
+
+    def spool_bytes(self) -> int:
+        """Durable and not yet applied."""
+        return self._journal.durable - self._applier.applied_position if self._applier else 0
+
+    def why_not_consistent(self) -> str | None:
+        """The reason why the images are, as they stand, no state of the master; None when they are one."""
+        with self._lock:
+            state = self._applied_state
+            if state.next_lsn is not None or self.applied_lsn > state.floor:
+                state = msgspec.structs.replace(state, next_lsn=self.applied_lsn)
+            return state.why_not_consistent()
+
+    def point(self) -> Point | None:
+        """The consistent point that the images show now; None when they show none. Its time is the master's: every write
+        submitted before it is in the images."""
+        if self.why_not_consistent():
+            return None
+        applier = self._applier
+        moment = applier.applied_time_ns / 1e9 if applier else 0.0
+        with self._lock:
+            for beat in self._heartbeats_passed:
+                if self.applied_lsn >= beat.captured_lsn:
+                    moment = max(moment, beat.time)
+        return Point(lsn=self.applied_lsn, time=moment)
+
+    def reader(self, disk: int) -> ImageReader:
+        """A reader of one image, for the thread that calls. Raises StateError while the images are closed."""
+        if self._daemon is None:
+            raise StateError("the images are closed", cause=f"{self.name} is failing over or serving", hint="rha status")
+        return self._daemon.reader(self._state.disks[disk].name)
+
+    def wait_everything_received(self, timeout: float | None = None) -> bool:
+        """Waits until the images hold everything received so far (before the call). Raises what the applier died of."""
+        applier = self._applier
+        return applier.wait_applied(self._journal.end, timeout) if applier else True
+
+    def wait_applied(self, timeout: float | None = None) -> bool:
+        """Waits until everything durable is in the images. Raises what the applier died of."""
+        applier = self._applier
+        return applier.wait_applied(self._journal.durable, timeout) if applier else True
+
+    # Report ---------------------------------------------------------------------------------------------------
+
+    def heartbeat_age(self) -> float | None:
+        """Seconds since the master was last heard; None when it never was since the appliance started."""
+        with self._lock:
+            return None if self._heard_at is None else time.monotonic() - self._heard_at
+
+    @property
+    def last_heartbeat(self) -> Heartbeat | None:
+        return self._heartbeat
+
+    def failure(self) -> str | None:
+        """What the applier died of, as a sentence."""
+        failure = self._applier.failure if self._applier else None
+        return str(failure).replace("\n", "; ") if failure else None
+
+    def report(self) -> Report:
+        """The scenario as the appliance sees it. Disks as the master last reported them."""
+        with self._lock:
+            scenario, beat = self.scenario, self._heartbeat
+            why, failure = self.why_not_consistent(), self.failure()
+            alarms = [f"applying failed: {failure}"] if failure else []
+            return Report(
+                role="appliance",
+                scenario=self.name,
+                mode=scenario.mode if scenario else "dr",
+                time=time.time(),
+                health="alarm" if failure else "warning" if why or not self.is_connected else "ok",
+                state="failed" if failure else "inconsistent" if why else "consistent",
+                why=failure or why or "the images are a state of the master",
+                disks=beat.report.disks if beat and beat.report else [],
+                lag_bytes=self.spool_bytes(),
+                lag_seconds=None,
+                consistent=self.point(),
+                peer=self.peer,
+                connected=self.is_connected,
+                alarms=alarms,
+            )
+
+
