@@ -89,29 +89,39 @@ def serve(path: Path, handlers: dict[str, Handler]) -> Iterator[None]:
 def call(path: Path, verb: str, *, timeout: float | None = 10.0, **words: Any) -> Any:
     """Asks a daemon. Returns the plain (JSON) value. `timeout` in seconds; None waits as long as the daemon lives.
 
-    Raises HostError when this user may not ask, NetworkError when nobody answers, and the daemon's own refusal as
-    RhaError.
+    Raises HostError when this user may not ask, NetworkError when nobody answers (with Exit.UNKNOWN once the question
+    was sent), and the daemon's own refusal as RhaError.
     """
-    try:
-        with socket.socket(socket.AF_UNIX) as peer:
-            peer.settimeout(timeout)
-            peer.connect(str(path))
+    with _connected(path, timeout) as peer:
+        try:
             with peer.makefile("rwb") as stream:
                 stream.write(msgspec.json.encode({"verb": verb, **words}) + b"\n")
                 stream.flush()
                 line = stream.readline()
-    except PermissionError as error:
-        raise HostError(f"not allowed to ask {path}", cause="only root may", hint="sudo rha …") from error
-    except (OSError, TimeoutError) as error:
-        raise NetworkError(
-            f"no daemon answers on {path}", cause=str(error), hint="systemctl status rha-engine@NAME rha-appliance"
-        ) from error
+        except OSError as error:  # it may have begun what was asked
+            cause = f"the question was sent, then: {error}"
+            raise NetworkError(f"no answer from {path}", cause=cause, hint="rha status", code=Exit.UNKNOWN) from error
     if not line:
         raise NetworkError(f"the daemon on {path} hung up", cause="no answer before the end", code=Exit.UNKNOWN)
     answer = msgspec.json.decode(line, type=_Answer)
     if answer.error is not None:
         raise RhaError(answer.error, cause=answer.cause, hint=answer.hint, code=Exit(answer.code))
     return answer.value
+
+
+def _connected(path: Path, timeout: float | None) -> socket.socket:
+    peer = socket.socket(socket.AF_UNIX)
+    try:
+        peer.settimeout(timeout)
+        peer.connect(str(path))
+    except PermissionError as error:
+        peer.close()
+        raise HostError(f"not allowed to ask {path}", cause="only root may", hint="sudo rha …") from error
+    except OSError as error:
+        peer.close()
+        hint = "systemctl status rha-engine@NAME rha-appliance"
+        raise NetworkError(f"no daemon answers on {path}", cause=str(error), hint=hint) from error
+    return peer
 
 
 def sockets(run_dir: Path = RUN_DIR) -> list[Path]:

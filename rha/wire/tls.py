@@ -137,7 +137,7 @@ def accept(raw: socket.socket, context: ssl.SSLContext, timeout: float) -> tuple
 
 def _shake_hands(secure: ssl.SSLSocket) -> None:
     """The server's handshake. After a refusal the socket is read to its end: closed with unread data it would send a
-    reset, and the client might lose the alert that tells it why."""
+    reset, and the client's next write would fail with that before it has read the alert which tells it why."""
     try:
         secure.do_handshake()
     except ssl.SSLError:

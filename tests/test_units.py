@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rha.units import parse_bytes, parse_seconds, show_bytes, show_seconds
+
+UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+
+
+@given(st.integers(0, 10**6), st.sampled_from(sorted(UNITS)), st.sampled_from(["", " "]))
+def test_sizes(count: int, unit: str, space: str) -> None:
+    assert parse_bytes(f"{count}{space}{unit}") == count * UNITS[unit]
+
+
+@pytest.mark.parametrize("text", ["", "64", "64K", "64kib", "-1KiB", "1.5GiB", "KiB", "64KiB ", "0x10B", "1 PiB"])
+def test_no_size(text: str) -> None:
+    with pytest.raises(ValueError, match="is no size; write for example 64KiB"):
+        parse_bytes(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("500ms", 0.5), ("5s", 5), ("1.5 s", 1.5), ("2min", 120), ("1h", 3600), ("7d", 604800), ("0s", 0)],
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert parse_seconds(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["", "5", "5m", "5 sec", "-1s", ".5s", "1e3s", "inf", "nan s"])
+def test_no_duration(text: str) -> None:
+    with pytest.raises(ValueError, match="is no duration; write for example 500ms"):
+        parse_seconds(text)
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1 KiB"),
+        (1536, "1.5 KiB"),
+        (1023 << 10, "1023 KiB"),
+        (1 << 20, "1 MiB"),
+        (1.25 * 2**30, "1.25 GiB"),
+        (5000 << 40, "5000 TiB"),
+    ],
+)
+def test_shown_sizes(count: float, shown: str) -> None:
+    assert show_bytes(count) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (0, "0 s"),
+        (0.354, "0.35 s"),
+        (12.4, "12 s"),
+        (59.6, "1 min 0 s"),
+        (200, "3 min 20 s"),
+        (3599.7, "1 h 0 min"),
+        (7500, "2 h 5 min"),
+    ],
+)
+def test_shown_durations(seconds: float, shown: str) -> None:
+    assert show_seconds(seconds) == shown
