@@ -51,11 +51,7 @@ class _Image:
         self._turn = 0
         if self._links[0].handle.can_multi_conn():
             self._links += [_Link(socket, export) for _ in range(connections - 1)]
-
-    @property
-    def bytes(self) -> int:
-        """Size of the disk that the image holds."""
-        return int(self._links[0].handle.get_size())
+        self.bytes = int(self._links[0].handle.get_size())  # size of the disk that the image holds
 
     def _link(self) -> _Link:
         """The connection whose turn it is, with room for one more request."""
@@ -64,6 +60,13 @@ class _Image:
         while link.in_flight >= DEPTH:
             self._wait(link)
         return link
+
+    def _check_range(self, act: str, offset: int, length: int) -> None:
+        """Refuses what reaches beyond the image: the server would say ENOSPC, as it does for a full disk."""
+        self._raise_failure()
+        if offset < 0 or length > self.bytes - offset:
+            self._note(act, offset, errno.EINVAL, f"{length} bytes reach beyond the image's {self.bytes}")
+            self._raise_failure()
 
     def _start(self, link: _Link, act: str, offset: int, start: Start) -> None:
         """Starts one request; `start` gets the completion callback."""
@@ -139,6 +142,7 @@ class ImageWriter(_Image):
         Raises StorageError, for earlier requests too.
         """
         view = memoryview(buffer).cast("B")
+        self._check_range("write", offset, len(view))
         for at in range(0, len(view), WRITE_BYTES):
             piece = nbd.Buffer.from_buffer(view[at : at + WRITE_BYTES])
             link = self._link()
@@ -146,6 +150,7 @@ class ImageWriter(_Image):
 
     def zero(self, offset: int, length: int) -> None:
         """Starts making a range read as zeros; it takes no space where the format can do that. Raises StorageError."""
+        self._check_range("zero", offset, length)
         for at in range(offset, offset + length, ZERO_BYTES):
             link = self._link()
             self._start(link, "zero", at, _zero(link.handle, min(ZERO_BYTES, offset + length - at), at))
@@ -177,6 +182,7 @@ class ImageReader(_Image):
     def read_into(self, offset: int, buffer: bytearray | memoryview) -> None:
         """Fills the buffer from a byte offset. Raises StorageError."""
         view = memoryview(buffer).cast("B")
+        self._check_range("read", offset, len(view))
         for at in range(0, len(view), WRITE_BYTES):
             piece = nbd.Buffer.from_buffer(view[at : at + WRITE_BYTES])
             link = self._link()

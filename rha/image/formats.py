@@ -89,7 +89,7 @@ def _make(path: Path, before: list[str], after: list[str]) -> None:
     try:
         _run("create", ["-q", *before, str(path), *after], path)
     except (StorageError, HostError):
-        path.unlink()
+        path.unlink(missing_ok=True)
         raise
 
 
@@ -105,9 +105,11 @@ def _run(verb: str, words: list[str], path: Path, *, answers: tuple[int, ...] = 
 
 
 def last_words(stderr: bytes) -> str:
-    """The last line a QEMU program said, without its own name."""
-    lines = stderr.decode(errors="replace").strip().splitlines()
-    return lines[-1].removeprefix("qemu-img: ") if lines else "it said nothing"
+    """What a QEMU program said last: one line, or two when the last is only the question that goes with a lock."""
+    lines = stderr.decode(errors="replace").strip().splitlines()[-2:]
+    if not lines:
+        return "it said nothing"
+    return " ".join(lines) if lines[-1].startswith("Is another process") else lines[-1]
 
 
 def _hint(stderr: bytes) -> str:
