@@ -1,0 +1,264 @@
+"""Applying the journal to the images. It is redo: from any checkpoint on it leaves the same image.
+
+Only what is durable is applied, so the image never runs ahead of the journal. A batch is applied completely before
+a control frame behind it is shown to `on_frame`, and before the next batch begins.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rha.appliance import checkpoint as checkpoints
+from rha.appliance.checkpoint import Checkpoint
+from rha.errors import StateError, StorageError
+from rha.image.client import ImageWriter
+from rha.journal import extents
+from rha.journal.segment import Entry, Journal
+from rha.wire import frames
+from rha.wire.frames import FrameType
+
+BATCH_BYTES = 64 << 20
+CHECKPOINT_BYTES = 1 << 30
+CHECKPOINT_SECONDS = 2.0
+IDLE_SECONDS = 0.2  # quiet for this long counts as idle: no flush per frame under a trickle of writes
+KEEP_BYTES = 1 << 30
+
+OnFrame = Callable[[Entry], None]
+
+
+def _ignore(_: Entry) -> None:
+    """Nobody follows the control frames."""
+
+
+class Applier:
+    """A thread that applies one scenario's journal.
+
+    `writers[i]` is the image of the disk that frames and records call i. They belong to the applier from `start` on,
+    until `stop` has returned; it does not close them.
+
+    `on_frame(entry)` runs in the applier's thread for HELLO, MARK, END and GAP, in order, once everything before the
+    frame is in the images (not always flushed). After a crash the frames behind the checkpoint come again, so it must
+    bear repetition. What it raises stops the applier.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        writers: Sequence[ImageWriter],
+        checkpoint: Path,
+        *,
+        on_frame: OnFrame = _ignore,
+        keep_bytes: int = KEEP_BYTES,
+        name: str = "apply",
+    ) -> None:
+        """`keep_bytes`: journal kept behind the checkpoint.
+
+        Raises StorageError when checkpoint and journal contradict each other.
+        """
+        self._journal, self._writers, self._path = journal, list(writers), checkpoint
+        self._on_frame, self._keep_bytes = on_frame, keep_bytes
+        self._saved = checkpoints.load(checkpoint)
+        if not journal.first <= self._saved.position <= journal.durable:
+            raise StorageError(
+                "checkpoint and journal do not belong together",
+                cause=f"{checkpoint} is at position {self._saved.position}; "
+                f"the journal in {journal.folder} holds {journal.first} to {journal.durable}",
+                hint="move the scenario's folder aside and restart the appliance: its disks are then compared again",
+            )
+        self._batch = extents.Batch([writer.bytes for writer in self._writers])
+        self._applied = self._saved
+        self._dirty_since: float | None = None  # monotonic; valid iff something is applied and not flushed
+        self._dirty_bytes = 0
+        self._news = threading.Condition()  # guards the fields below, and announces changes of _applied
+        self._durable = journal.durable
+        self._stopping = False
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def durable(self, position: int) -> None:
+        """Says that the journal is durable up to this position; never blocks. Raises what the applier died of."""
+        with self._news:
+            self._raise_failure()
+            self._durable = max(self._durable, position)
+            self._news.notify_all()
+
+    @property
+    def applied_position(self) -> int:
+        """Journal position below which everything is in the images (not always flushed)."""
+        return self._applied.position
+
+    @property
+    def applied_lsn(self) -> int:
+        """Stream position below which everything is in the images."""
+        return self._applied.lsn
+
+    @property
+    def applied_time_ns(self) -> int:
+        """The sender's CLOCK_REALTIME on the last frame applied; 0 before the first."""
+        return self._applied.time_ns
+
+    @property
+    def saved(self) -> Checkpoint:
+        """The last checkpoint: what redo would begin with."""
+        return self._saved
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What the applier died of; None while it lives and after a good stop."""
+        return self._failure
+
+    @property
+    def is_healthy(self) -> bool:
+        """It runs, and nothing has gone wrong."""
+        return self._failure is None and self._thread.is_alive()
+
+    def wait_applied(self, position: int, timeout: float | None = None) -> bool:
+        """Waits until everything below the journal position is in the images; False when the time (seconds) is over.
+
+        Raises what the applier died of, StateError when it was stopped before it came there.
+        """
+
+        def settled() -> bool:
+            return self._failure is not None or self._applied.position >= position or not self._thread.is_alive()
+
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._news:
+            while not settled():
+                left = 1.0 if deadline is None else deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                self._news.wait(min(left, 1.0))
+            self._raise_failure()
+            if self._applied.position < position:
+                raise StateError("the applier was stopped", cause=f"it is at {self._applied.position}, not {position}")
+            return True
+
+    def stop(self) -> None:
+        """Finishes the batch at hand, flushes, writes the checkpoint, ends the thread.
+
+        Raises what the applier died of.
+        """
+        with self._news:
+            self._stopping = True
+            self._news.notify_all()
+        if self._thread.ident is not None:
+            self._thread.join()
+        with self._news:
+            self._raise_failure()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _run(self) -> None:
+        try:
+            while self._step():
+                pass
+            self._checkpoint()
+        except BaseException as error:  # noqa: BLE001 - whatever it was: a dead applier must not look healthy
+            with self._news:
+                self._failure = error
+        finally:
+            with self._news:
+                self._news.notify_all()
+
+    def _step(self) -> bool:
+        """Applies one batch, or waits for news or for the next checkpoint's time. False: it is time to stop."""
+        position = self._applied.position
+        with self._news:
+            if self._stopping:
+                return False
+            limit = self._durable
+            if limit <= position:
+                self._news.wait(self._idle_wait())
+                limit = self._durable
+        if limit > position:
+            self._apply_until(limit)
+        elif self._dirty_since is not None:
+            self._checkpoint()
+        if self._is_checkpoint_due():
+            self._checkpoint()
+        return True
+
+    def _idle_wait(self) -> float | None:
+        return None if self._dirty_since is None else IDLE_SECONDS
+
+    def _is_checkpoint_due(self) -> bool:
+        if self._dirty_since is None:
+            return False
+        return self._dirty_bytes >= CHECKPOINT_BYTES or time.monotonic() - self._dirty_since >= CHECKPOINT_SECONDS
+
+    def _apply_until(self, limit: int) -> None:
+        """Applies frames below the durable position, at most one batch; a control frame ends it too."""
+        reached, size = self._applied, 0
+        for entry in self._journal.read(reached.position, limit):
+            control = entry.header.type not in (FrameType.RECORDS, FrameType.RESYNC)
+            if control:
+                self._write(reached)
+                self._on_frame(entry)
+            else:
+                self._take(entry, reached)
+            reached = _after(entry, reached)
+            size += entry.header.length
+            if control or size >= BATCH_BYTES:
+                break
+        self._write(reached)
+
+    def _take(self, entry: Entry, reached: Checkpoint) -> None:
+        """Adds a data frame to the batch. Raises StorageError when it cannot be right."""
+        header = entry.header
+        payload = entry.payload[: header.raw_length]
+        if header.type is FrameType.RECORDS:
+            if header.lsn < reached.lsn:
+                raise StorageError(
+                    "the journal is out of order",
+                    cause=f"position {entry.position}: records at LSN {header.lsn}, already applied to {reached.lsn}",
+                )
+            self._batch.add_records(payload)
+        elif header.flags & frames.FLAG_ZEROS:
+            self._batch.add_zeros(header.disk, header.offset, frames.zeros_length(payload))
+        else:
+            self._batch.add_range(header.disk, header.offset, payload)
+
+    def _write(self, reached: Checkpoint) -> None:
+        """Writes the batch out, then tells how far the images are."""
+        found, data = self._batch.reduce()
+        for extent in found:
+            writer = self._writers[extent.disk]
+            if extent.kind == extents.ZEROS:
+                writer.zero(extent.offset, extent.length)
+            else:
+                writer.write(extent.offset, data[extent.data : extent.data + extent.length])
+        for writer in self._writers:
+            writer.drain()
+        self._batch.clear()
+        if self._dirty_since is None and reached != self._applied:
+            self._dirty_since = time.monotonic()
+        self._dirty_bytes += len(data)
+        with self._news:
+            self._applied = reached
+            self._news.notify_all()
+
+    def _checkpoint(self) -> None:
+        """Flushes the images, notes how far they are, and gives old journal back."""
+        if self._dirty_since is None:
+            return
+        for writer in self._writers:
+            writer.flush()
+        checkpoints.save(self._path, self._applied)
+        self._saved = self._applied
+        self._dirty_since, self._dirty_bytes = None, 0
+        self._journal.trim(max(0, self._saved.position - self._keep_bytes))
+
+
+def _after(entry: Entry, before: Checkpoint) -> Checkpoint:
+    """How far the images are once this frame is applied, too."""
+    header = entry.header
+    lsn = header.lsn + header.raw_length if header.type is FrameType.RECORDS else before.lsn
+    return Checkpoint(position=entry.next_position, lsn=lsn, time_ns=max(header.time_ns, before.time_ns))

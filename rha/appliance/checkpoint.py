@@ -1,0 +1,55 @@
+"""Where redo begins after a crash: a small file that is replaced as a whole."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from rha.errors import StorageError
+
+
+class Checkpoint(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Applied and flushed to the images: the journal below `position`, the stream below `lsn`; `time_ns`: the sender's
+    clock (CLOCK_REALTIME) on the last frame below it, 0 before the first."""
+
+    position: int = 0
+    lsn: int = 0
+    time_ns: int = 0
+
+
+def save(path: Path, checkpoint: Checkpoint) -> None:
+    """Replaces the file; after a crash either the old or the new content is there. Raises StorageError."""
+    draft = path.with_name(path.name + ".new")
+    try:
+        with draft.open("wb") as file:
+            file.write(msgspec.json.encode(checkpoint))
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise StorageError(f"checkpoint {path} cannot be written", cause=str(error), hint="df -h") from error
+
+
+def load(path: Path) -> Checkpoint:
+    """The checkpoint; all zeros when there is none yet.
+
+    Raises StorageError when the file is there and cannot be read: to begin at zero might redo old over new.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Checkpoint)
+    except FileNotFoundError:
+        return Checkpoint()
+    except (OSError, msgspec.MsgspecError) as error:
+        hint = "move the scenario's folder aside and restart the appliance: its disks are then compared again"
+        raise StorageError(f"checkpoint {path} cannot be read", cause=str(error), hint=hint) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

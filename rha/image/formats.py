@@ -1,0 +1,118 @@
+"""Image files: made, layered, described and checked by qemu-img."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from rha.errors import HostError, StorageError
+
+Format = Literal["qcow2", "raw", "vhdx", "vmdk"]
+FORMATS: tuple[Format, ...] = ("qcow2", "raw", "vhdx", "vmdk")
+
+# lazy_refcounts stays off: an image whose daemon was killed needs no repair before QEMU opens it.
+_OPTIONS: dict[Format, str] = {"qcow2": "compat=1.1", "vmdk": "subformat=monolithicSparse", "vhdx": "subformat=dynamic"}
+
+
+class ImageInfo(msgspec.Struct, rename="kebab", kw_only=True):
+    """What qemu-img says of an image. `virtual_size`: bytes the guest sees; `actual_size`: bytes on the host's disk."""
+
+    filename: str
+    format: str
+    virtual_size: int
+    actual_size: int = 0
+    backing_filename: str | None = None
+    full_backing_filename: str | None = None
+    backing_filename_format: str | None = None
+    dirty_flag: bool = False
+
+
+class ImageCheck(msgspec.Struct, rename="kebab", kw_only=True):
+    """What qemu-img found. Leaks waste space and harm nothing: a killed storage daemon leaves some."""
+
+    corruptions: int = 0
+    leaks: int = 0
+    corruptions_fixed: int = 0
+    leaks_fixed: int = 0
+    check_errors: int = 0
+
+    @property
+    def is_sound(self) -> bool:
+        return self.corruptions == 0 and self.check_errors == 0
+
+
+def create(path: Path, size: int, format: Format = "qcow2") -> None:
+    """Makes an image of `size` bytes that reads as zeros.
+
+    Raises StorageError when the target exists or qemu-img refuses; nothing is left behind then.
+    """
+    options = ["-o", _OPTIONS[format]] if format in _OPTIONS else []
+    _make(path, ["-f", format, *options], [str(size)])
+
+
+def overlay(path: Path, backing: Path, backing_format: str) -> None:
+    """Makes a qcow2 whose unwritten parts are read from `backing`, which is not changed.
+
+    Raises StorageError when the target exists, or the backing file is missing or of another format.
+    """
+    _make(path, ["-f", "qcow2", "-b", str(backing.absolute()), "-F", backing_format], [])
+
+
+def info(path: Path) -> ImageInfo:
+    """Describes an image, one that is in use too. Raises StorageError."""
+    return msgspec.json.decode(_run("info", ["-U", "--output=json", str(path)], path), type=ImageInfo)
+
+
+def check(path: Path, *, repair_leaks: bool = False) -> ImageCheck:
+    """Checks an image that nobody uses; raw has nothing to check and counts as sound.
+
+    Raises StorageError when it is in use, or cannot be checked at all.
+    """
+    if info(path).format == "raw":
+        return ImageCheck()
+    words = ["--output=json", *(["-r", "leaks"] if repair_leaks else []), str(path)]
+    # Exit codes 2 and 3: the check ran and found corruptions, leaks.
+    return msgspec.json.decode(_run("check", words, path, answers=(0, 2, 3)), type=ImageCheck)
+
+
+def _make(path: Path, before: list[str], after: list[str]) -> None:
+    try:
+        # Taken by O_EXCL first: qemu-img overwrites what it finds, and would win a race against us.
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    except OSError as error:
+        hint = "choose another name, or remove it if it is no longer needed" if path.exists() else ""
+        raise StorageError(f"image {path} cannot be made", cause=error.strerror or str(error), hint=hint) from error
+    try:
+        _run("create", ["-q", *before, str(path), *after], path)
+    except (StorageError, HostError):
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _run(verb: str, words: list[str], path: Path, *, answers: tuple[int, ...] = (0,)) -> bytes:
+    """qemu-img's standard output. Raises StorageError with its last words when the exit code is not in `answers`."""
+    try:
+        done = subprocess.run(["qemu-img", verb, *words], capture_output=True, check=False)
+    except FileNotFoundError as error:
+        raise HostError("qemu-img is missing", cause=str(error), hint="apt-get install qemu-utils") from error
+    if done.returncode not in answers:
+        raise StorageError(f"qemu-img {verb} failed on {path}", cause=last_words(done.stderr), hint=_hint(done.stderr))
+    return done.stdout
+
+
+def last_words(stderr: bytes) -> str:
+    """What a QEMU program said last: one line, or two when the last is only the question that goes with a lock."""
+    lines = stderr.decode(errors="replace").strip().splitlines()[-2:]
+    if not lines:
+        return "it said nothing"
+    return " ".join(lines) if lines[-1].startswith("Is another process") else lines[-1]
+
+
+def _hint(stderr: bytes) -> str:
+    if b" lock" in stderr:
+        return "another process has the image open: stop it, or look with lsof"
+    return "df -h" if b"No space left" in stderr else ""
