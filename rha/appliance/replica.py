@@ -342,18 +342,27 @@ class Replica:
     def reader(self, disk: int) -> ImageReader:
         """A reader of one image, for the thread that calls. Raises StateError while the images are closed."""
         if self._daemon is None:
-            raise StateError("the images are closed", cause=f"{self.name} is failing over or serving", hint="rha status")
+            raise StateError(
+                "the images are closed", cause=f"{self.name} is failing over or serving", hint="rha status"
+            )
         return self._daemon.reader(self._state.disks[disk].name)
 
-    def wait_everything_received(self, timeout: float | None = None) -> bool:
-        """Waits until the images hold everything received so far (before the call). Raises what the applier died of."""
-        applier = self._applier
-        return applier.wait_applied(self._journal.end, timeout) if applier else True
+    @property
+    def journal_end(self) -> int:
+        """Journal position behind everything taken so far."""
+        return self._journal.end
 
-    def wait_applied(self, timeout: float | None = None) -> bool:
-        """Waits until everything durable is in the images. Raises what the applier died of."""
+    def wait_applied(self, position: int | None = None, timeout: float | None = None) -> bool:
+        """Waits until the images hold everything below a journal position, by default everything durable.
+
+        Raises what the applier died of, StateError when the images were closed meanwhile.
+        """
         applier = self._applier
-        return applier.wait_applied(self._journal.durable, timeout) if applier else True
+        if applier is None:
+            raise StateError(
+                "the images are closed", cause=f"{self.name} is failing over or serving", hint="rha status"
+            )
+        return applier.wait_applied(self._journal.durable if position is None else position, timeout)
 
     # Report ---------------------------------------------------------------------------------------------------
 
@@ -393,5 +402,3 @@ class Replica:
                 connected=self.is_connected,
                 alarms=alarms,
             )
-
-

@@ -63,12 +63,18 @@ _PHASES = {
 }
 
 Message = Hello | Mark | End | Gap | None
+_MESSAGES: dict[FrameType, type[Hello] | type[Mark] | type[End] | type[Gap]] = {
+    FrameType.HELLO: Hello,
+    FrameType.MARK: Mark,
+    FrameType.END: End,
+    FrameType.GAP: Gap,
+}
 
 
 def decode(header: Header, payload: bytes | memoryview) -> Message:
     """The message of a journalled control frame; None for data frames. Raises BadFrame."""
-    kind = {FrameType.HELLO: Hello, FrameType.MARK: Mark, FrameType.END: End, FrameType.GAP: Gap}.get(header.type)
-    return frames.decode_control(header, payload, kind) if kind else None  # type: ignore[type-var]
+    kind = _MESSAGES.get(header.type)
+    return frames.decode_control(header, payload, kind) if kind else None
 
 
 def fold(state: StreamState, header: Header, message: Message, *, redo: bool = False) -> StreamState:

@@ -49,7 +49,7 @@ def _read(path: Path, default: str = "") -> str:
         raise
 
 
-def lookup(path: str) -> Device:
+def lookup(path: str | Path) -> Device:
     """The device behind a path (symbolic links followed).
 
     Raises DeviceError when it is missing or not a block device.
@@ -65,7 +65,7 @@ def lookup(path: str) -> Device:
     disk = node.parent if is_partition else node
     major, minor = map(int, _read(disk / "dev").split(":"))
     return Device(
-        path=path,
+        path=str(path),
         dev=major << 20 | minor,
         start=int(_read(node / "start", "0")),
         sectors=int(_read(node / "size", "0")),
@@ -75,7 +75,7 @@ def lookup(path: str) -> Device:
     )
 
 
-def why_not(path: str) -> RhaError | None:
+def why_not(path: str | Path) -> RhaError | None:
     """The reason why this device cannot be watched, or None. Reads the device, writes nothing."""
     try:
         device = lookup(path)

@@ -22,7 +22,8 @@ def command(path: Path, unload: bool) -> int:
     from rha.engine import daemon
 
     if unload:
-        daemon.unload(scenario)
-        click.echo(f"{scenario.name}: nothing of it is left in the kernel")
+        removed = daemon.unload(scenario)
+        left = "the probe is unloaded; the next start compares everything" if removed else "no probe was loaded"
+        click.echo(f"{scenario.name}: {left}")
         return 0
     return daemon.run(path)

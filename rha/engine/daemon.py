@@ -5,7 +5,6 @@ Effects only; what to do is decided in state.py.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import signal
@@ -27,7 +26,7 @@ from rha.engine.session import Refused, Session
 from rha.engine.state import DiskView, Resync, next_action, state_of
 from rha.engine.verify import Verification
 from rha.errors import DeviceError, Exit, HostError, RhaError, StateError
-from rha.report import DiskReport, Report, Sync
+from rha.report import DiskReport, Report
 from rha.scenario import Scenario
 from rha.wire import tls
 from rha.wire.messages import DiskNeed, Welcome
@@ -65,7 +64,9 @@ def attach(scenario: Scenario) -> tuple[Capture, str]:
         capture.close()
         pins.remove(scenario.name)
         reason = misfit
-    probe.load(probe.Specification(scenario=scenario.name, devices=[d.path for d in devices], ring_bytes=ring_bytes(scenario)))
+    probe.load(
+        probe.Specification(scenario=scenario.name, devices=[d.path for d in devices], ring_bytes=ring_bytes(scenario))
+    )
     return Capture(scenario.name, devices), f"loaded the probe ({reason}); every disk needs a sync"
 
 
@@ -73,7 +74,11 @@ def _refuse_shared(name: str, devices: list[Device]) -> None:
     """Two disks of one scenario must not be the same device, or a disk and its own partition: one write would be two records."""
     for i, one in enumerate(devices):
         for other in devices[:i]:
-            if one.dev == other.dev and one.start < other.start + other.sectors and other.start < one.start + one.sectors:
+            if (
+                one.dev == other.dev
+                and one.start < other.start + other.sectors
+                and other.start < one.start + one.sectors
+            ):
                 raise DeviceError(
                     f"{one.path} and {other.path} of scenario {name} overlap",
                     cause="one holds the other, or they are the same device",
@@ -298,14 +303,6 @@ class Engine:
         if state != self._last_state[i]:
             self._last_state[i], self._since[i] = state, time.time()
         progress = self._round.progress.get(i) if self._round else None
-        sync = progress and Sync(
-            method=progress.method,
-            done_bytes=progress.done_bytes,
-            total_bytes=max(progress.total_bytes, progress.done_bytes),
-            sent_bytes=progress.sent_bytes,
-            rate_bytes=progress.rate(),
-            remaining_seconds=progress.remaining_seconds(),
-        )
         device = self.capture.devices[i]
         return DiskReport(
             name=view.name,
@@ -316,7 +313,7 @@ class Engine:
             since=self._since[i],
             dirty_bytes=view.dirty_bytes,
             losses=self.capture.losses(i),
-            sync=sync,
+            sync=progress.as_report() if progress else None,
         )
 
     def report(self) -> Report:
@@ -361,7 +358,9 @@ class Engine:
             if self._session is None:
                 raise StateError("no appliance is connected", cause=self._link_why, hint="rha status")
             if self._round or not all(self._ordered):
-                raise StateError("the disks are not in write order yet", cause="a sync is due or running", hint="rha status")
+                raise StateError(
+                    "the disks are not in write order yet", cause="a sync is due or running", hint="rha status"
+                )
             if self._verification:
                 raise StateError("a verification is running already", cause="one at a time", hint="rha status --watch")
             verification = self._verification = Verification(self.capture, self._session)
@@ -380,9 +379,11 @@ def run(scenario_path: Path) -> int:
     scenario = scenario_check.load(scenario_path)
     if os.geteuid() != 0:
         raise HostError("the engine must run as root", cause=f"user {os.geteuid()}", hint="sudo rha engine …")
-    socket_path = local.run_dir() / f"engine-{scenario.name}.sock"
+    socket_path = local.RUN_DIR / f"engine-{scenario.name}.sock"
     if local.answers(socket_path):
-        raise StateError(f"an engine for {scenario.name} is running", cause=f"it answers on {socket_path}", hint="rha status")
+        raise StateError(
+            f"an engine for {scenario.name} is running", cause=f"it answers on {socket_path}", hint="rha status"
+        )
     tls.client_context(*map(Path, (scenario.appliance.ca, scenario.appliance.certificate, scenario.appliance.key)))
     capture, sentence = attach(scenario)
     print(f"rha engine {scenario.name}: {sentence}", flush=True)
@@ -400,15 +401,13 @@ def run(scenario_path: Path) -> int:
     return int(Exit.OK)
 
 
-def unload(scenario_path: Path) -> int:
-    """Takes the probe of a scenario out of the kernel.
+def unload(scenario: Scenario) -> bool:
+    """Takes the probe of a scenario out of the kernel. True when there was one.
 
     Raises StateError while its engine runs.
     """
-    scenario = scenario_check.load(scenario_path)
-    if local.answers(local.run_dir() / f"engine-{scenario.name}.sock"):
-        raise StateError(f"the engine of {scenario.name} is running", cause="it would lose its probe", hint="stop it first")
-    with contextlib.suppress(FileNotFoundError):
-        removed = pins.remove(scenario.name)
-        print("probe unloaded; the next start compares everything" if removed else "no probe was loaded")
-    return int(Exit.OK)
+    if local.answers(local.RUN_DIR / f"engine-{scenario.name}.sock"):
+        raise StateError(
+            f"the engine of {scenario.name} is running", cause="it would lose its probe", hint="stop it first"
+        )
+    return pins.remove(scenario.name)

@@ -23,6 +23,7 @@ from rha.engine.compare import Answered, Comparer, runs
 from rha.engine.outbox import Bulk, Insert, Outbox
 from rha.engine.state import Method, Resync
 from rha.errors import DeviceError, RhaError, StateError
+from rha.report import Sync
 from rha.sync.blocks import BLOCK_BYTES, DiskReader
 from rha.sync.plan import Piece, pieces
 from rha.wire import frames
@@ -61,6 +62,17 @@ class SyncProgress:
     def remaining_seconds(self) -> float | None:
         rate = self.rate()
         return max(0.0, self.total_bytes - self.done_bytes) / rate if rate else None
+
+    def as_report(self) -> Sync:
+        """The part of the report."""
+        return Sync(
+            method=self.method,
+            done_bytes=self.done_bytes,
+            total_bytes=max(self.total_bytes, self.done_bytes),
+            sent_bytes=self.sent_bytes,
+            rate_bytes=self.rate(),
+            remaining_seconds=self.remaining_seconds(),
+        )
 
 
 class Round(threading.Thread):

@@ -30,7 +30,6 @@ SILENCE_SECONDS = 15.0  # the appliance acknowledges every heartbeat: longer sil
 IDLE_POLL_SECONDS = 0.001
 
 
-
 class Refused(NetworkError):
     """The appliance does not want this stream. `final`: not before a person acts."""
 
@@ -265,5 +264,3 @@ def _refused(message: Refuse) -> Refused:
     error = Refused(message.error, cause=message.cause, hint=message.hint)
     error.final = message.final
     return error
-
-

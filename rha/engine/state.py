@@ -96,4 +96,6 @@ def next_action(disks: list[DiskView], ring_free: float) -> Resync | Wait:
     if ring_free < RING_FREE_ENOUGH:
         return Wait(f"{names} must be synced, once the ring has drained ({ring_free:.0%} free)")
     methods = tuple(method for _, method in wanted)
-    return Resync(tuple(i for i, _ in wanted), methods, f"{names}: {' and '.join(sorted({_NAMES[m] for m in methods}))}")
+    return Resync(
+        tuple(i for i, _ in wanted), methods, f"{names}: {' and '.join(sorted({_NAMES[m] for m in methods}))}"
+    )

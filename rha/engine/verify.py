@@ -77,7 +77,8 @@ class Verification:
             {"disk": names[disk], "offset": piece.offset, "bytes": piece.length}
             for disk, device in enumerate(self._capture.devices)
             for piece in pieces(
-                _runs_of(sorted(block for at, block in suspects if at == disk), self._capture.blocks(disk)), device.bytes
+                _runs_of(sorted(block for at, block in suspects if at == disk), self._capture.blocks(disk)),
+                device.bytes,
             )
         ]
         compared = sum(device.bytes for device in self._capture.devices)
@@ -114,5 +115,3 @@ def _runs_of(wanted: list[int] | None, blocks: int) -> Any:
         return first, min(longest, (end if end >= 0 else blocks) - first)
 
     return next_run
-
-

@@ -24,9 +24,7 @@ class DiskReader:
     Raises DeviceError.
     """
 
-    def __init__(
-        self, path: str, *, check: Callable[[], None], buffer_bytes: int = 1 << 20, buffers: int = 24
-    ) -> None:
+    def __init__(self, path: str, *, check: Callable[[], None], buffer_bytes: int = 1 << 20, buffers: int = 24) -> None:
         self._path, self._check = path, check
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
@@ -39,7 +37,9 @@ class DiskReader:
     def __enter__(self) -> DiskReader:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         os.close(self._fd)
 
     def read(self, offset: int, length: int) -> tuple[mmap.mmap, memoryview]:
@@ -50,7 +50,9 @@ class DiskReader:
         try:
             count = os.preadv(self._fd, [view], offset)
         except OSError as error:
-            raise DeviceError(f"{self._path} cannot be read", cause=f"at byte {offset}: {error}", hint="dmesg") from error
+            raise DeviceError(
+                f"{self._path} cannot be read", cause=f"at byte {offset}: {error}", hint="dmesg"
+            ) from error
         if count != length:
             raise DeviceError(f"{self._path} is shorter than it was", cause=f"{count} of {length} bytes at {offset}")
         return buffer, view

@@ -1,0 +1,204 @@
+"""The appliance: listens for masters, one connection a scenario, and answers questions about what it keeps."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+from types import FrameType as StackFrame
+from typing import Any
+
+import msgspec
+
+from rha.appliance.config import Config, load
+from rha.appliance.receive import Connection
+from rha.appliance.replica import Replica
+from rha.control import local
+from rha.errors import ConfigError, Exit, RhaError, StateError, StorageError
+from rha.report import Report
+from rha.wire import tls
+from rha.wire.identity import Identity
+from rha.wire.messages import Hello
+
+HANDSHAKE_SECONDS = 10.0
+SILENT_SECONDS = 30.0
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+
+class Appliance:
+    """All scenarios of one store. Raises StorageError when the store is in use or damaged."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._store = Path(config.store)
+        self._lock = threading.RLock()
+        self._replicas: dict[str, Replica] = {}
+        self._connections: dict[str, Connection] = {}
+        self._broken: dict[str, RhaError] = {}
+        self._stopping = False
+        self._context = tls.server_context(Path(config.ca), Path(config.certificate), Path(config.key))
+        self._lock_file = _take_store(self._store)
+        for folder in sorted(self._store.iterdir()):
+            if folder.is_dir() and _NAME.fullmatch(folder.name):
+                self._open(folder.name)
+
+    def _open(self, name: str) -> Replica:
+        """The replica of a scenario, opened at its first use. A damaged one is named, and the others go on."""
+        with self._lock:
+            if name not in self._replicas:
+                try:
+                    self._replicas[name] = Replica(self._store / name, self._config)
+                except RhaError as error:
+                    self._broken[name] = error
+                    print(f"rha appliance: scenario {name}: {error}", file=sys.stderr, flush=True)
+                    raise
+                self._broken.pop(name, None)
+            return self._replicas[name]
+
+    def listen(self) -> None:
+        """Accepts masters until `stop`. Raises NetworkError when the address cannot be listened on."""
+        with tls.listen(self._config.listen) as listener:
+            self._listener = listener
+            listener.settimeout(0.5)
+            while not self._stopping:
+                try:
+                    raw, address = listener.accept()
+                except TimeoutError:
+                    continue
+                threading.Thread(target=self._serve, args=(raw, address), name="accept", daemon=True).start()
+
+    def stop(self) -> None:
+        """Ends `listen` soon."""
+        self._stopping = True
+
+    # Connections ----------------------------------------------------------------------------------------------
+
+    def _serve(self, raw: socket.socket, address: Any) -> None:
+        """One connection, in its own thread. What goes wrong concerns this connection only; it is said once."""
+        peer = f"{address[0]}:{address[1]}"
+        try:
+            sock, identity = tls.accept(raw, self._context, HANDSHAKE_SECONDS)
+            with sock:
+                sock.settimeout(SILENT_SECONDS)
+                self._serve_master(Connection(sock, peer), identity, peer)
+        except (RhaError, OSError) as error:
+            print(f"rha appliance: {peer}: {str(error).replace(chr(10), '; ')}", file=sys.stderr, flush=True)
+
+    def _serve_master(self, connection: Connection, identity: Identity, peer: str) -> None:
+        replica: Replica | None = None
+
+        def replica_for(hello: Hello) -> Replica:
+            nonlocal replica
+            name = str(hello.scenario.get("name"))
+            tls.require_master(identity, name)
+            replica = self._claim(name, connection)
+            return replica
+
+        try:
+            connection.greet(replica_for)
+            assert replica is not None
+            replica.is_connected, replica.peer = True, peer
+            with tls.explain(f"the connection of {peer} failed"):
+                connection.serve(replica)
+        finally:
+            if replica is not None:
+                self._release(replica, connection)
+
+    def _claim(self, name: str, connection: Connection) -> Replica:
+        """The scenario for this connection alone: a master that connects again takes over from its own dead connection."""
+        with self._lock:
+            previous = self._connections.get(name)
+        if previous:
+            previous.stop()
+            self._wait_released(name, previous)
+        with self._lock:
+            replica = self._open(name)
+            if name in self._connections:
+                raise StateError(
+                    f"{name} is connected already", cause="another connection was faster", hint="rha status"
+                )
+            self._connections[name] = connection
+            return replica
+
+    def _wait_released(self, name: str, previous: Connection) -> None:
+        for _ in range(100):
+            with self._lock:
+                if self._connections.get(name) is not previous:
+                    return
+            threading.Event().wait(0.1)
+        raise StateError(f"{name} is connected already", cause="its old connection does not end", hint="rha status")
+
+    def _release(self, replica: Replica, connection: Connection) -> None:
+        with self._lock:
+            if self._connections.get(replica.name) is connection:
+                del self._connections[replica.name]
+                replica.is_connected = False
+
+    # Questions ------------------------------------------------------------------------------------------------
+
+    def reports(self) -> list[Report]:
+        """One report per scenario; a damaged one says so."""
+        with self._lock:
+            return [replica.report() for _, replica in sorted(self._replicas.items())]
+
+    def close(self) -> None:
+        """Ends connections, closes all replicas. Raises StorageError for the first that could not be closed well."""
+        with self._lock:
+            connections, replicas = list(self._connections.items()), list(self._replicas.values())
+        for name, connection in connections:
+            connection.stop()
+            self._wait_released(name, connection)
+        failures = []
+        for replica in replicas:
+            try:
+                replica.close()
+            except RhaError as error:
+                failures.append(error)
+        os.close(self._lock_file)
+        if failures:
+            raise failures[0]
+
+
+def _take_store(store: Path) -> int:
+    """Locks the store for this process. Raises StorageError."""
+    try:
+        store.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = os.open(store, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise ConfigError(f"store {store} cannot be used", cause=str(error), hint=f"ls -ld {store}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        raise StorageError(
+            "two appliances on one store", cause=f"{store} is locked by another process", hint=f"fuser -v {store}"
+        ) from error
+    return lock
+
+
+def run(config_path: Path) -> int:
+    """The daemon: runs until SIGTERM or SIGINT.
+
+    Raises RhaError when it cannot start.
+    """
+    config = load(config_path)
+    appliance = Appliance(config)
+
+    def on_signal(number: int, frame: StackFrame | None) -> None:
+        appliance.stop()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    handlers = {"status": lambda: [msgspec.to_builtins(report) for report in appliance.reports()]}
+    try:
+        with local.serve(Path(config.run_dir) / "appliance.sock", handlers):
+            print(f"rha appliance: listening on {config.listen}, store {config.store}", flush=True)
+            appliance.listen()
+    finally:
+        appliance.close()
+    return int(Exit.OK)
