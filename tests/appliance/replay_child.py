@@ -3,12 +3,17 @@
 import sys
 from pathlib import Path
 
+from rha.appliance import apply
 from rha.appliance.apply import Applier
 from rha.image.storage_daemon import ImageSpec, StorageDaemon
 from rha.journal.segment import Journal
 
 sys.path.insert(0, str(Path(__file__).parent))
 from stream import Stream
+
+# Several checkpoints in the tenths of a second that a victim lives, and batches between them.
+apply.CHECKPOINT_SECONDS = 0.01
+apply.BATCH_BYTES = 256 << 10
 
 
 def main(folder: Path, seed: int, count: int) -> None:

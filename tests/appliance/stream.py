@@ -6,7 +6,7 @@ import struct
 from rha.wire import frames, messages
 from rha.wire.frames import FrameType
 
-DISK_BYTES = [8 << 20, 4 << 20]
+DISK_BYTES = [96 << 20, 32 << 20]
 SECTOR = 512
 WRITE, DISCARD, ZEROES, ERASE, FLUSH = range(1, 6)
 
@@ -18,7 +18,7 @@ def record(op: int, disk: int, sector: int, length: int, payload: bytes = b"") -
 
 
 def _range(draw: random.Random) -> tuple[int, int, int]:
-    """disk, byte offset, length; mostly in a small part, so that writes overlap."""
+    """disk, byte offset, length; mostly in a small part, so that writes overlap, else anywhere in new clusters."""
     disk = draw.randrange(len(DISK_BYTES))
     length = SECTOR * draw.choice([1, 3, 8, 8, 8, 32, 128])
     end = DISK_BYTES[disk] if draw.random() < 0.3 else 1 << 20

@@ -236,7 +236,7 @@ def _run_until(folder: Path, seed: int, count: int, kill_after: float | None) ->
 
 
 def test_killed_at_random_moments_it_redoes_to_the_same_image(tmp_path):
-    seed, count = 7, 1500
+    seed, count = 7, 2500
     draw = random.Random()
     for n, size in enumerate(DISK_BYTES):
         formats.create(tmp_path / f"disk{n}.qcow2", size)
@@ -248,6 +248,7 @@ def test_killed_at_random_moments_it_redoes_to_the_same_image(tmp_path):
     assert kills >= KILLS * 3 // 4, begins
     _run_until(tmp_path, seed, count, None)
     assert any(end > position for end, position, _ in begins), "no kill left anything to redo"
+    assert len({position for _, position, _ in begins}) > 5, "no checkpoints between the kills"
     stream = Stream(seed, count)
     specs = [ImageSpec(f"disk{n}", tmp_path / f"disk{n}.qcow2", "qcow2") for n in range(2)]
     with StorageDaemon(specs, tmp_path / "run") as daemon:
