@@ -260,5 +260,5 @@ class Applier:
 def _after(entry: Entry, before: Checkpoint) -> Checkpoint:
     """How far the images are once this frame is applied, too."""
     header = entry.header
-    lsn = header.lsn + header.raw_length if header.type is FrameType.RECORDS else before.lsn
+    lsn = max(before.lsn, header.lsn + (header.raw_length if header.type is FrameType.RECORDS else 0))
     return Checkpoint(position=entry.next_position, lsn=lsn, time_ns=max(header.time_ns, before.time_ns))

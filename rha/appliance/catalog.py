@@ -1,4 +1,5 @@
-"""Small files of a scenario on the appliance, each replaced as a whole: after a crash the old or the new one is there."""
+"""Small files of a scenario on the appliance, each replaced as a whole: after a crash the old or the new one is
+there."""
 
 from __future__ import annotations
 

@@ -110,7 +110,8 @@ class Appliance:
                 self._release(replica, connection)
 
     def _claim(self, name: str, connection: Connection) -> Replica:
-        """The scenario for this connection alone: a master that connects again takes over from its own dead connection."""
+        """The scenario for this connection alone: a master that connects again takes over from its own dead
+        connection."""
         with self._lock:
             previous = self._connections.get(name)
         if previous:

@@ -15,8 +15,8 @@ SECTOR = 512
 
 
 class WrittenSectors:
-    """Sectors of one disk that the stream has written since the mark. Memory: 8 bytes per MiB of disk, and 256 bytes per
-    MiB that was written in part. Raises StorageError without memory."""
+    """Sectors of one disk that the stream has written since the mark. Memory: 8 bytes per MiB of disk, and 256 bytes
+    per MiB that was written in part. Raises StorageError without memory."""
 
     def __init__(self, disk: int, disk_bytes: int) -> None:
         self._disk = disk

@@ -1,7 +1,8 @@
 """One master's connection: frames in, durable, acknowledged; digests compared.
 
-One thread owns the TLS connection, for reading and writing. It reads as long as something is there, up to a group's size or time,
-then makes the group durable with one fsync and acknowledges it: the more is under way, the fewer the fsyncs.
+One thread owns the TLS connection, for reading and writing. It reads as long as something is there, up to a group's
+size or time, then makes the group durable with one fsync and acknowledges it: the more is under way, the fewer the
+fsyncs.
 """
 
 from __future__ import annotations
@@ -91,7 +92,8 @@ class Connection:
             comparer.stop()
 
     def _take_group(self, replica: Replica, comparer: _Comparer) -> int | None:
-        """Reads one group of frames into the journal. Returns the number of its last frame, None when there was none."""
+        """Reads one group of frames into the journal. Returns the number of its last frame, None when there was
+        none."""
         size, last, end = 0, None, 0.0
         while size < GROUP_BYTES and self._readable(comparer, 0.0 if last is not None else _TICK_SECONDS, replica):
             header, payload = self._reader.read()
@@ -134,8 +136,9 @@ class Connection:
 
 
 class _Comparer(threading.Thread):
-    """Compares digests with the images, beside the receiver. A question is answered from the images as they are once everything that
-    stood before it in the stream is applied: an older image might agree by chance with what later records undo."""
+    """Compares digests with the images, beside the receiver. A question is answered from the images as they are once
+    everything that stood before it in the stream is applied: an older image might agree by chance with what later
+    records undo."""
 
     def __init__(self, replica: Replica) -> None:
         super().__init__(name=f"compare-{replica.name}", daemon=True)

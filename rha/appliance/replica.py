@@ -6,8 +6,8 @@ Folder of a scenario, below the store:
     journal/         the durable stream                checkpoint.json  where redo begins
     images/DISK.qcow2                                  run/             sockets of the storage daemon
 
-Threads: `take` and `commit` belong to the one connection that holds the scenario; the applier has its own; everything else may be
-called from any thread.
+Threads: `take` and `commit` belong to the one connection that holds the scenario; the applier has its own; everything
+else may be called from any thread.
 """
 
 from __future__ import annotations
@@ -115,8 +115,8 @@ class Replica:
         self._state = state
 
     def close_images(self) -> list[ImageSpec]:
-        """Finishes the batch at hand, writes the checkpoint, lets go of the images. Nothing is received afterwards until
-        `reopen_images`. Raises StorageError."""
+        """Finishes the batch at hand, writes the checkpoint, lets go of the images. Nothing is received afterwards
+        until `reopen_images`. Raises StorageError."""
         with self._lock:
             applier, daemon, writers = self._applier, self._daemon, self._writers
             self._applier = self._daemon = None
@@ -140,8 +140,8 @@ class Replica:
     # The connection -------------------------------------------------------------------------------------------
 
     def welcome(self, hello: Hello, raw: bytes, host: str) -> Welcome:
-        """Answers a master whose certificate was checked. `raw`: the whole HELLO frame, journalled when a new generation
-        begins.
+        """Answers a master whose certificate was checked. `raw`: the whole HELLO frame, journalled when a new
+        generation begins.
 
         Raises NetworkError, StateError or StorageError when this stream cannot be taken.
         """
@@ -327,8 +327,8 @@ class Replica:
             return state.why_not_consistent()
 
     def point(self) -> Point | None:
-        """The consistent point that the images show now; None when they show none. Its time is the master's: every write
-        submitted before it is in the images."""
+        """The consistent point that the images show now; None when they show none. Its time is the master's: every
+        write submitted before it is in the images."""
         if self.why_not_consistent():
             return None
         applier = self._applier

@@ -1,8 +1,8 @@
-"""What a stream of frames says about the disks: folded frame by frame, at the receiver for what is durable, at the applier
-for what is in the images. Pure.
+"""What a stream of frames says about the disks: folded frame by frame, at the receiver for what is durable, at the
+applier for what is in the images. Pure.
 
-Folding a tail of the stream a second time gives the same state: every frame sets its disks' state outright. That is what a redo
-after a crash does.
+Folding a tail of the stream a second time gives the same state: every frame sets its disks' state outright. That is
+what a redo after a crash does.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from rha.wire.frames import BadFrame, FrameType, Header
 from rha.wire.messages import End, Gap, Hello, Mark
 
 # new: the image is all zeros and was never written; stale: it holds something, of an unknown moment of the disk;
-# syncing: between MARK and END; ordered: every record counts, consistent from `end_lsn` on; broken: a GAP, ranges known to the master
+# syncing: between MARK and END; ordered: every record counts, consistent from `end_lsn` on; broken: a GAP, ranges known
+# to the master
 Phase = Literal["new", "stale", "syncing", "ordered", "broken"]
 
 
@@ -31,7 +32,7 @@ class DiskState(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class StreamState(msgspec.Struct, kw_only=True, frozen=True):
-    """The whole. `next_lsn`: where the next RECORDS frame must begin; None: anywhere above `floor`, a new generation."""
+    """The whole. `next_lsn`: where the next frame must stand; None: anywhere above `floor`, a new generation."""
 
     generation: str = ""
     next_lsn: int | None = None
@@ -84,15 +85,12 @@ def fold(state: StreamState, header: Header, message: Message, *, redo: bool = F
     """
     if isinstance(message, Hello):
         return _begin_generation(state, message)
-    if header.type is FrameType.RECORDS:
-        if not redo:
-            _check_place(state, header)
-        return msgspec.structs.replace(state, next_lsn=header.lsn + header.raw_length)
+    if not redo:
+        _check_place(state, header)
+    advance = header.raw_length if header.type is FrameType.RECORDS else 0
+    state = msgspec.structs.replace(state, next_lsn=header.lsn + advance)
     if isinstance(message, Mark):
-        if not redo:
-            _check_place(state, header)
-        marked = _change(state, message.disks, phase="syncing", why="")
-        return msgspec.structs.replace(marked, next_lsn=header.lsn)
+        return _change(state, message.disks, phase="syncing", why="")
     if isinstance(message, End):
         return _change(state, message.disks, phase="ordered", end_lsn=message.lsn, why="")
     if isinstance(message, Gap):

@@ -94,7 +94,8 @@ class Capture:
         return int(self.state["disk"][disk]["mode"])
 
     def enter_bitmap_mode(self, disk: int) -> None:
-        """From now on writes of the disk only set bits; probes that are under way may still use the ring for a moment."""
+        """From now on writes of the disk only set bits; probes that are under way may still use the ring for a
+        moment."""
         self.state["disk"][disk]["mode"] = shared.MODE_BITMAP
 
     def enter_data_mode(self, disk: int) -> None:
@@ -121,7 +122,8 @@ class Capture:
         return found
 
     def losses(self, disk: int) -> dict[str, int]:
-        """How often each reason took the disk out of write order, since the load; reasons that never did are left out."""
+        """How often each reason took the disk out of write order, since the load; reasons that never did are left
+        out."""
         totals = (
             self._counters["lost"].reshape(-1, shared.MAX_DISKS, len(self._counters["lost"][0]))[:, disk].sum(axis=0)
         )

@@ -117,10 +117,11 @@ def _why_not(device: Device, size: int, used: int) -> RhaError | None:
 
 
 def file_system_bytes(head: bytes) -> int:
-    """Length in bytes of the ext2/3/4, xfs or btrfs file system that begins with `head` (128 KiB); 0 when none is known.
+    """Length in bytes of the ext2/3/4, xfs or btrfs file system that begins with `head` (128 KiB); 0 when none is
+    known.
 
-    Superblock layouts: fs/ext4/ext4.h, fs/xfs/libxfs/xfs_format.h, fs/btrfs (include/uapi/linux/btrfs_tree.h). A btrfs of several devices
-    counts the bytes of this device.
+    Superblock layouts: fs/ext4/ext4.h, fs/xfs/libxfs/xfs_format.h, fs/btrfs (include/uapi/linux/btrfs_tree.h). A btrfs
+    of several devices counts the bytes of this device.
     """
     if len(head) >= 2048 and head[1024 + 56 : 1024 + 58] == b"\x53\xef":
         blocks, log_block = struct.unpack_from("<I", head, 1024 + 4)[0], struct.unpack_from("<I", head, 1024 + 24)[0]

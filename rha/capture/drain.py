@@ -2,9 +2,12 @@
 
 Three ways, the safest that the device offers first:
 
-1. *Queue freeze*: storing another value into a queue attribute freezes the request queue until all requests in it are done, and
-   thaws it again inside the same system call. A kill at any moment leaves at worst one request fewer in a queue of hundreds.
-2. *File-system freeze* (FIFREEZE, FITHAW): for bio-based devices, which have no such attribute. Whoever is killed between the two calls leaves
+1. *Queue freeze*: storing another value into a queue attribute freezes the request queue until all requests in it are
+   done, and
+   thaws it again inside the same system call. A kill at any moment leaves at worst one request fewer in a queue of
+   hundreds.
+2. *File-system freeze* (FIFREEZE, FITHAW): for bio-based devices, which have no such attribute. Whoever is killed
+   between the two calls leaves
    the master hanging, so a small process of its own session does it and nothing else (csrc has no part in this).
 3. *Waiting until `inflight` is 0*: for a raw device without either; may never happen under load, so it is bounded.
 """
@@ -50,8 +53,8 @@ def drain(device: Device) -> str:
 def freeze_queue(queue: Path) -> bool:
     """True when the queue was frozen and thawed, and so was empty for a moment.
 
-    `nr_requests` is taken since storing it freezes the queue on every kernel since 4.x (blk_mq_update_nr_requests); the value has to
-    change for that. False where the device has no such attribute or refuses another value.
+    `nr_requests` is taken since storing it freezes the queue on every kernel since 4.x (blk_mq_update_nr_requests);
+    the value has to change for that. False where the device has no such attribute or refuses another value.
     """
     attribute = queue / "nr_requests"
     try:

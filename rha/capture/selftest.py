@@ -1,4 +1,5 @@
-"""Is what comes out of the ring what was written? Asked at every load, with random bytes, before any disk is watched."""
+"""Is what comes out of the ring what was written? Asked at every load, with random bytes, before any disk is
+watched."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ WRITE, DISCARD, WRITE_ZEROES, SECURE_ERASE, FLUSH = 1, 2, 3, 4, 5
 
 
 def parse(data: bytes | memoryview) -> list[tuple[int, int, int, bytes]]:
-    """Records of a region as (op, first byte, length in bytes, payload), one by one: for tests, not for the hot path."""
+    """Records of a region as (op, first byte, length in bytes, payload), one by one: for tests, not for the hot
+    path."""
     records, at = [], 0
     while at < len(data):
         header = struct.unpack_from("<I", data, at)[0]

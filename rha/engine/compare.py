@@ -57,7 +57,8 @@ class Comparer:
                 self._changed.notify_all()
 
     def answered(self, *, all: bool = False) -> Iterator[Answered]:
-        """Takes what was answered so far; with `all`, waits for every piece under way. Raises StateError when aborted."""
+        """Takes what was answered so far; with `all`, waits for every piece under way. Raises StateError when
+        aborted."""
         with self._changed:
             if all:
                 self._changed.wait_for(lambda: self._aborted or not self._asked)

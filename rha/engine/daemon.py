@@ -1,4 +1,5 @@
-"""The engine: adopts or loads the probe, keeps a session with the appliance, syncs what must be synced, and says how it is.
+"""The engine: adopts or loads the probe, keeps a session with the appliance, syncs what must be synced, and says how
+it is.
 
 Effects only; what to do is decided in state.py.
 """
@@ -71,7 +72,8 @@ def attach(scenario: Scenario) -> tuple[Capture, str]:
 
 
 def _refuse_shared(name: str, devices: list[Device]) -> None:
-    """Two disks of one scenario must not be the same device, or a disk and its own partition: one write would be two records."""
+    """Two disks of one scenario must not be the same device, or a disk and its own partition: one write would be two
+    records."""
     for i, one in enumerate(devices):
         for other in devices[:i]:
             if (
@@ -167,6 +169,8 @@ class Engine:
             for i, disk in enumerate(self.scenario.disk):
                 need = needs.get(disk.name, DiskNeed(name=disk.name, need="compare"))
                 self._need[i] = need.need
+                if need.need in ("full", "compare"):
+                    self.capture.set_trusted(i, False)  # the bits stand for less than this image lacks
                 self._ordered[i] = (
                     need.need == "nothing"
                     and self.capture.is_trusted(i)
@@ -271,6 +275,9 @@ class Engine:
 
     def _round_failed(self, error: RhaError) -> None:
         with self._lock:
+            for disk in self._round.plan.disks if self._round else ():
+                if self.capture.is_trusted(disk) and self._need[disk] is not None:
+                    self._need[disk] = "marked"  # what the round did not reach is pending
             self._round = None
             self._hold_rounds_until = time.monotonic() + 1.0
             if isinstance(error, DeviceError):

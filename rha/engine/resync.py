@@ -2,7 +2,8 @@
 
 1. Late tracking on, disks into data mode, MARK into the stream at the ring position of that moment.
 2. Drain, so that few writes submitted before the mark are still on their way.
-3. Read the pending blocks and send them, or their digests first. Meanwhile, at least 5 s after the mark: drain again and close the
+3. Read the pending blocks and send them, or their digests first. Meanwhile, at least 5 s after the mark: drain again
+   and close the
    tracking window. Blocks in which a write completed inside the window are pending once more.
 4. When nothing is pending: END, with the ring position after the last read.
 """
@@ -76,8 +77,8 @@ class SyncProgress:
 
 
 class Round(threading.Thread):
-    """Runs one resync. `forget_gap(disk)` is called before a disk enters data mode; `done(disks)` when the appliance has
-    acknowledged the end; `failed(error)` when it could not be finished (the bits then stay pending)."""
+    """Runs one resync. `forget_gap(disk)` is called before a disk enters data mode; `done(disks)` when the appliance
+    has acknowledged the end; `failed(error)` when it could not be finished (the bits then stay pending)."""
 
     def __init__(
         self,

@@ -50,8 +50,8 @@ class Progress:
 class Session:
     """Ships one scenario over one connected socket.
 
-    `on_gap(gap)` is called from the session thread the moment a loss of order is noticed, `on_differs(disk, offset, flags)` for each answer to
-    HASHES, `on_tick()` about every 100 ms.
+    `on_gap(gap)` is called from the session thread the moment a loss of order is noticed, `on_differs(disk, offset,
+    flags)` for each answer to HASHES, `on_tick()` about every 100 ms.
     """
 
     def __init__(
@@ -151,8 +151,8 @@ class Session:
     def _next_region(self) -> Region:
         """Committed records up to the next frame that must stand between them.
 
-        The gap positions are looked at after the end of the region is known: a record that was reserved after a lost write left the
-        probe is then never shipped as ordered.
+        The gap positions are looked at after the end of the region is known: a record that was reserved after a lost
+        write left the probe is then never shipped as ordered.
         """
         ring = self._capture.ring
         insert = self.outbox.next_insert()
@@ -246,8 +246,10 @@ class Session:
                 raise NetworkError("the appliance answers out of turn", cause=f"an unexpected {header.type.name}")
 
     def _take_ack(self, ack: Ack) -> None:
-        self.progress.durable_lsn, self.progress.applied_lsn = ack.durable_lsn, ack.applied_lsn
-        self._capture.ring.release(ack.durable_lsn - self._capture.lsn_base)
+        # Before the first record of a new generation the appliance still counts in the old one's LSNs.
+        self.progress.durable_lsn = max(self.progress.durable_lsn, ack.durable_lsn)
+        self.progress.applied_lsn = ack.applied_lsn
+        self._capture.ring.release(self.progress.durable_lsn - self._capture.lsn_base)
         while self._unacknowledged and self._unacknowledged[0][0] <= ack.seq:
             _, item = self._unacknowledged.popleft()
             if isinstance(item, Bulk):

@@ -18,9 +18,9 @@ RING_FREE_ENOUGH = 0.75
 class DiskView:
     """One disk as the engine sees it at a moment.
 
-    `need`: what the appliance said its image lacks; None before it said anything. `is_ordered`: the appliance acknowledged the
-    end of the last resync and nothing was lost since. `loss`: sentence of the last loss of order, empty when there was
-    none. `method`: of the resync that runs; valid iff `is_syncing`.
+    `need`: what the appliance said its image lacks; None before it said anything. `is_ordered`: the appliance
+    acknowledged the end of the last resync and nothing was lost since. `loss`: sentence of the last loss of order,
+    empty when there was none. `method`: of the resync that runs; valid iff `is_syncing`.
     """
 
     name: str

@@ -35,8 +35,8 @@ class Verification:
             raise StateError("the verification was broken off", cause=self._aborted)
 
     def run(self, names: list[str]) -> dict[str, Any]:
-        """`equal`: no block differs. `quiet`: no write was captured during the last pass, so the answer holds for one moment;
-        without it a differing block may be one that was just being written, and is listed as busy.
+        """`equal`: no block differs. `quiet`: no write was captured during the last pass, so the answer holds for one
+        moment; without it a differing block may be one that was just being written, and is listed as busy.
 
         Raises StateError, DeviceError.
         """

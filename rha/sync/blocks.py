@@ -19,8 +19,9 @@ DIGEST_BYTES = 16  # of blake3's 32: 2^-64 for an accidental match of two blocks
 class DiskReader:
     """Reads ranges with O_DIRECT, past the page cache, into a pool of aligned buffers.
 
-    O_DIRECT for two reasons: what the disk holds counts, not what the cache will write one day; and a full read of the disk must not push
-    the master's cache out. `check` is called while a read waits for a buffer; what it raises ends the wait.
+    O_DIRECT for two reasons: what the disk holds counts, not what the cache will write one day; and a full read of the
+    disk must not push the master's cache out. `check` is called while a read waits for a buffer; what it raises ends
+    the wait.
     Raises DeviceError.
     """
 

@@ -10,7 +10,8 @@ PIECE_BLOCKS = 16
 
 
 class Piece(NamedTuple):
-    """Blocks [first, first + blocks) of a disk; `offset` and `length` in bytes, the last block cut at the disk's end."""
+    """Blocks [first, first + blocks) of a disk; `offset` and `length` in bytes, the last block cut at the disk's
+    end."""
 
     first: int
     blocks: int
