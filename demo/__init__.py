@@ -1,1 +1,1 @@
-"""The demonstration: a live database server is protected, lost, and served from its substitute VM. Run by `make demo`."""
+"""A live database server is protected, lost, and served from its substitute VM. Run by `make demo`."""

@@ -17,7 +17,8 @@ CREATE = "CREATE TABLE ledger (id bigint PRIMARY KEY, checksum text NOT NULL, pa
 INSERT = "INSERT INTO ledger VALUES (%s, %s, %s)"
 TABLES = "SELECT oid, oid::regclass::text FROM pg_class WHERE relkind IN ('r', 't', 'm') AND relpersistence = 'p'"
 INDEXES = """
-SELECT c.oid, c.oid::regclass::text FROM pg_class c JOIN pg_am a ON a.oid = c.relam JOIN pg_index i ON i.indexrelid = c.oid
+SELECT c.oid, c.oid::regclass::text
+FROM pg_class c JOIN pg_am a ON a.oid = c.relam JOIN pg_index i ON i.indexrelid = c.oid
 WHERE a.amname = 'btree' AND c.relpersistence = 'p' AND i.indisvalid"""
 
 

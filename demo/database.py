@@ -7,6 +7,8 @@ import signal
 import subprocess
 from pathlib import Path
 
+from demo.product import DIES_WITH_US
+
 # The mounts exist in the new namespace only, and end with it. /run is not the disk's: sockets leave no trace there.
 START = r"""
 set -e
@@ -23,10 +25,10 @@ class Database:
     """PostgreSQL on a port of loopback. All of its processes die with the first one of their namespace."""
 
     def __init__(self, root: Path, port: int, log: Path) -> None:
-        words = ["unshare", "--mount", "--ipc", "--pid", "--fork", "--kill-child", "--", "sh", "-c", START, "sh"]
+        words = [*DIES_WITH_US, "unshare", "--mount", "--ipc", "--pid", "--fork", "--kill-child", "--"]
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                [*words, str(root), str(port)],
+                [*words, "sh", "-c", START, "sh", str(root), str(port)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

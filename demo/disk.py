@@ -51,7 +51,7 @@ class MasterDisk:
                 fcntl.ioctl(handle, FITHAW, 0)
 
     def cut_power(self) -> None:
-        """From now on no write of the file system reaches the disk: page cache and journal are lost, as in a power cut."""
+        """From now on no write of the file system reaches the disk: unflushed pages are lost, as in a power cut."""
         with self._opened() as handle:
             fcntl.ioctl(handle, EXT4_IOC_SHUTDOWN, struct.pack("=I", NOLOGFLUSH))
 

@@ -1,14 +1,14 @@
 """What the substitute must hold, and what it may have lost. Pure: numbers in, a verdict out.
 
-The rule. The client stamps an acknowledged commit with the time at which the answer came. By then its bytes were submitted to the
-disk (`synchronous_commit = on`). The product says up to which time it has everything, in two ways:
+The rule. The client stamps an acknowledged commit with the time at which the answer came. By then its bytes were
+submitted to the disk (`synchronous_commit = on`). The product says up to which time it has everything, in two ways:
 
 - the engine reports lag 0 at time T: every write captured before T is durable on the appliance;
 - the appliance reports a consistent point whose master's time is T.
 
-The latest such T, over all reports seen, is the promise. A commit stamped before it that is missing breaks the promise: the demo fails.
-A commit stamped after it may be missing: that is the RPO window, and the demo prints how long it really was. A gap in the
-numbers is never allowed, nor is a row with another content.
+The latest such T, over all reports seen, is the promise. A commit stamped before it that is missing breaks the
+promise: the demo fails. A commit stamped after it may be missing: that is the RPO window, and the demo prints how long
+it really was. A gap in the numbers is never allowed, nor is a row with another content.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rha.report import Report
 
 
 class Found(NamedTuple):
-    """What the substitute's table holds. `damaged`: rows whose content is not what was sent; `faults`: amcheck's findings."""
+    """What the substitute's table holds. `damaged`: rows with other content than was sent; `faults`: amcheck's words."""
 
     rows: Collection[int]
     damaged: Sequence[int]
