@@ -21,7 +21,7 @@ from rha.report import Report
 
 
 class Found(NamedTuple):
-    """What the substitute's table holds. `damaged`: rows with other content than was sent; `faults`: amcheck's words."""
+    """What the substitute's table holds. `damaged`: rows with other content than was sent; `faults`: from amcheck."""
 
     rows: Collection[int]
     damaged: Sequence[int]

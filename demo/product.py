@@ -16,18 +16,22 @@ from rha.report import Report
 
 RHA = Path(sys.executable).with_name("rha")
 DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL", "--")  # before a command: also a killed demo leaves no process behind
+RHA_SECONDS = 120.0
 STOP_SECONDS = 15.0
 LOG_LINES_SHOWN = 12
 
 
-def rha(*words: str, run_dir: Path | None = None, seconds: float = 120.0) -> subprocess.CompletedProcess[str]:
-    """Runs one `rha` command. Exit code 1 is an answer ("no"); another than 0 raises StateError."""
+def rha(*words: str, run_dir: Path | None = None, may_differ: bool = False) -> str:
+    """Runs one `rha` command and returns its standard output.
+
+    Raises StateError with what it said when it fails. `may_differ`: exit code 1 is an answer too ("no").
+    """
     done = subprocess.run(
-        [str(RHA), *words], env=_environment(run_dir), capture_output=True, text=True, timeout=seconds, check=False
+        [str(RHA), *words], env=_environment(run_dir), capture_output=True, text=True, timeout=RHA_SECONDS, check=False
     )
-    if done.returncode not in (Exit.OK, Exit.DIFFERENT):
+    if done.returncode and not (may_differ and done.returncode == Exit.DIFFERENT):
         raise StateError(f"rha {' '.join(words)} ended with {done.returncode}", cause=done.stderr.strip())
-    return done
+    return done.stdout
 
 
 class Daemon:

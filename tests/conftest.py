@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     """With RHA_NO_SKIP=1 (CI) a skipped test has failed: what is not run is not known to work."""
-    report: pytest.TestReport = yield  # type: ignore[assignment,misc]
+    report: pytest.TestReport = yield  # type: ignore[assignment]
     if NO_SKIP and report.skipped and not hasattr(report, "wasxfail"):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome, report.longrepr = "failed", f"skipped where every test must run: {reason}"
@@ -35,7 +35,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report() -> Iterator[None]:
     """The same for a whole module that skips itself (`pytest.importorskip`)."""
-    report: pytest.CollectReport = yield  # type: ignore[assignment,misc]
+    report: pytest.CollectReport = yield  # type: ignore[assignment]
     if NO_SKIP and report.skipped:
         report.outcome, report.longrepr = "failed", f"skipped where every test must run: {report.longrepr}"
     return report  # type: ignore[return-value]
