@@ -10,14 +10,16 @@ from pathlib import Path
 from demo.product import DIES_WITH_US
 
 # The mounts exist in the new namespace only, and end with it. /run is not the disk's: sockets leave no trace there.
+# The shell stays the namespace's first process: one that changes its user, as chroot does, loses its death signal.
 START = r"""
 set -e
 mount -t proc proc "$1/proc"
 mount -t tmpfs -o mode=1777 tmpfs "$1/dev/shm"
 mount -t tmpfs tmpfs "$1/run"
 mkdir -m 1777 "$1/run/postgresql"
-exec chroot --userspec=postgres:postgres "$1" /usr/lib/postgresql/15/bin/postgres \
+chroot --userspec=postgres:postgres "$1" /usr/lib/postgresql/15/bin/postgres \
     -c config_file=/etc/postgresql/15/main/postgresql.conf -c port="$2" -c listen_addresses=127.0.0.1
+exit $?
 """
 
 
