@@ -1,0 +1,38 @@
+# Everything a user or the CI runs. As root on Debian 12: `make demo`, `make test`.
+PYTHON := .venv/bin/python
+STAMP := build/venv.stamp
+C_SOURCES := $(wildcard csrc/*.c csrc/*.h csrc/*.py)
+
+.PHONY: deps venv check test sanitize demo bench clean
+
+deps:
+	@packaging/install-deps.sh
+
+venv: deps $(STAMP)
+
+$(STAMP): pyproject.toml setup.py $(C_SOURCES)
+	/usr/bin/python3 -m venv --system-site-packages .venv
+	.venv/bin/pip install -q --disable-pip-version-check -e '.[dev]'
+	@mkdir -p $(@D) && touch $@
+
+check: venv
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/mypy -p demo
+
+test: venv
+	.venv/bin/pytest
+
+sanitize: deps
+	@if [ -x tests/csrc/run.sh ]; then tests/csrc/run.sh; else echo 'no C unit tests in this tree'; fi
+
+demo: venv
+	@$(PYTHON) -m demo
+
+bench: venv
+	$(PYTHON) -m bench
+
+clean:
+	rm -rf build .venv *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -f rha/_native.c rha/_native*.so

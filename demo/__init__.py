@@ -1,0 +1,1 @@
+"""A live database server is protected, lost, and served from its substitute VM. Run by `make demo`."""
