@@ -80,6 +80,7 @@ class Connection:
                 if last is not None:
                     heard = time.monotonic()
                     self._acknowledge(replica, last)
+                replica.tend()
                 self._send_answers(comparer)
                 if time.monotonic() - heard > SILENCE_SECONDS:
                     raise NetworkError(f"{self._peer} is silent", cause=f"nothing for {SILENCE_SECONDS:.0f} s")
@@ -114,8 +115,8 @@ class Connection:
         if replica.spool_full():
             time.sleep(_TICK_SECONDS if seconds else 0)
             return False
-        ready, _, _ = select.select([self._sock, comparer.wake_fd], [], [], seconds)
-        return self._sock in ready
+        ready = select.select([self._sock.fileno(), comparer.wake_fd], [], [], seconds)[0]
+        return self._sock.fileno() in ready
 
     def _acknowledge(self, replica: Replica, seq: int) -> None:
         durable = replica.commit()

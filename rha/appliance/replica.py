@@ -5,6 +5,7 @@ Folder of a scenario, below the store:
     scenario.json    as the master last sent it        stream.json      what the stream said up to the images' state
     journal/         the durable stream                checkpoint.json  where redo begins
     images/DISK.qcow2                                  run/             sockets of the storage daemon
+    guard.json       a consistent point is kept below overlays (guard.py)
 
 Threads: `take` and `commit` belong to the one connection that holds the scenario; the applier has its own; everything
 else may be called from any thread.
@@ -22,12 +23,13 @@ from typing import TypeVar
 import msgspec
 
 import rha
-from rha.appliance import catalog
+from rha.appliance import catalog, guard
 from rha.appliance.apply import Applier
+from rha.appliance.checkpoint import Checkpoint
 from rha.appliance.config import Config
 from rha.appliance.minus import WrittenSectors
 from rha.appliance.stream import Message, StreamState, decode, fold
-from rha.errors import NetworkError, StateError
+from rha.errors import NetworkError, RhaError, StateError
 from rha.image import formats
 from rha.image.storage_daemon import ImageReader, ImageSpec, ImageWriter, StorageDaemon
 from rha.journal import extents
@@ -36,7 +38,7 @@ from rha.report import Point, Report
 from rha.scenario import Scenario, from_plain
 from rha.wire import frames
 from rha.wire.frames import BadFrame, FrameType, Header
-from rha.wire.messages import PROTOCOL, DiskNeed, Heartbeat, Hello, Mark, Welcome
+from rha.wire.messages import PROTOCOL, DiskNeed, Gap, Heartbeat, Hello, Mark, Welcome
 
 SPOOL_BYTES = 16 << 30  # durable and not yet applied; beyond it the receiver waits, and the master falls to its bitmap
 
@@ -62,13 +64,21 @@ class Replica:
         self._daemon: StorageDaemon | None = None
         self._writers: list[ImageWriter] = []
         self._applier: Applier | None = None
+        self._closed_at = Checkpoint()  # how far the images were when they were closed; valid while they are
+        self._guard: guard.Guard | None = None
+        self._merging = False
+        self._merge_failure: str | None = None
+        self._images_changed = threading.Condition(self._lock)
+        self._is_retired = False  # a substitute VM has the images: they are not opened again
         self._heartbeat: Heartbeat | None = None
         self._heard_at: float | None = None  # monotonic
         self._heartbeats_passed: list[Heartbeat] = []
         self.is_connected = False
         self.peer = ""
         if self._state.disks:
+            self._guard = guard.load(folder, self.base_specs())
             self._open_images()
+            self._refold(self._closed_at)
 
     # Opening and closing --------------------------------------------------------------------------------------
 
@@ -76,61 +86,112 @@ class Replica:
         """Runs something in the thread that lives as long as the replica."""
         return self._keeper.submit(act).result()
 
-    def image_specs(self) -> list[ImageSpec]:
+    def base_specs(self) -> list[ImageSpec]:
         """The images in the order of the scenario's disks."""
         form = self._config.image_format
         return [ImageSpec(d.name, self.folder / "images" / f"{d.name}.{form}", form) for d in self._state.disks]
 
+    def image_specs(self) -> list[ImageSpec]:
+        """What is written to: the images, or the overlays that guard them."""
+        bases = self.base_specs()
+        return [guard.overlay_of(spec) for spec in bases] if self._guard else bases
+
     def _open_images(self) -> None:
-        specs = self.image_specs()
         (self.folder / "images").mkdir(exist_ok=True, mode=0o700)
-        for spec, disk in zip(specs, self._state.disks, strict=True):
+        for spec, disk in zip(self.base_specs(), self._state.disks, strict=True):
             if not spec.path.exists() and disk.phase == "new":
                 formats.create(spec.path, disk.bytes, self._config.image_format)
+        specs = self.image_specs()
         daemon = StorageDaemon(specs, self.folder / "run")
         self._keep(daemon.start)
-        self._daemon = daemon
-        self._writers = [daemon.writer(spec.name) for spec in specs]
+        writers = [daemon.writer(spec.name) for spec in specs]
         applier = Applier(
             self._journal,
-            self._writers,
+            writers,
             self.folder / "checkpoint.json",
             on_frame=self._on_applied_frame,
             keep_bytes=int(self._config.journal_keep),
             name=f"apply-{self.name}",
         )
-        self._refold(applier.saved.position, applier.saved.lsn)
-        self._applier = applier
+        with self._images_changed:
+            self._daemon, self._writers, self._applier = daemon, writers, applier
+            self._closed_at = applier.saved
+            self._images_changed.notify_all()
         applier.start()
         applier.durable(self._journal.durable)
 
-    def _refold(self, position: int, lsn: int) -> None:
+    def _refold(self, saved: Checkpoint) -> None:
         """What the durable journal says behind the checkpoint: accepted once, so only followed."""
         state = self._applied_state
-        if lsn and state.next_lsn is not None:
-            state = msgspec.structs.replace(state, next_lsn=lsn)
-        self._applied_state = state
-        for entry in self._journal.read(position, self._journal.durable):
+        if saved.lsn and state.next_lsn is not None:
+            state = msgspec.structs.replace(state, next_lsn=saved.lsn)
+        for entry in self._journal.read(saved.position, self._journal.durable):
             state = fold(state, entry.header, decode(entry.header, entry.payload), redo=True)
         self._state = state
 
-    def close_images(self) -> list[ImageSpec]:
-        """Finishes the batch at hand, writes the checkpoint, lets go of the images. Nothing is received afterwards
-        until `reopen_images`. Raises StorageError."""
+    def close_images(self) -> None:
+        """Finishes the batch at hand, writes the checkpoint, lets go of the images. What is received meanwhile waits in
+        the journal. Raises StorageError."""
         with self._lock:
             applier, daemon, writers = self._applier, self._daemon, self._writers
             self._applier = self._daemon = None
             self._writers = []
         if applier:
             applier.stop()
+            self._closed_at = applier.saved
         for writer in writers:
             writer.close()
         if daemon:
             self._keep(daemon.stop)
-        return self.image_specs()
+
+    # Guarding the last consistent point -----------------------------------------------------------------------
+
+    def _guard_before(self, message: Message) -> None:
+        """Called before a frame that may end consistency is taken."""
+        if not isinstance(message, Gap | Mark | Hello) or self._guard or self._merging or not self._state.disks:
+            return
+        if self._state.why_not_consistent():
+            return
+        self.commit()
+        self.wait_applied()
+        point = self.point()
+        if point is None:
+            return
+        self.close_images()
+        guarded = guard.Guard(point=point, position=self._closed_at.position)
+        guard.begin(self.folder, self.base_specs(), guarded)
+        with self._lock:
+            self._guard = guarded
+        self._open_images()
+
+    def tend(self) -> None:
+        """Ends the guard, beside the stream, once the images are consistent without it. Cheap when there is nothing."""
+        with self._lock:
+            due = self._guard and not self._merging and not self._is_retired and not self.why_not_consistent()
+            if not due:
+                return
+            self._merging = True
+        threading.Thread(target=self._merge, name=f"merge-{self.name}", daemon=True).start()
+
+    def _merge(self) -> None:
+        try:
+            self.close_images()
+            guard.merge(self.folder, self.base_specs())
+            with self._lock:
+                self._guard = None
+                self._merge_failure = None
+            self._open_images()
+        except RhaError as error:
+            self._merge_failure = str(error).replace("\n", "; ")
+        finally:
+            with self._images_changed:
+                self._merging = False
+                self._images_changed.notify_all()
 
     def close(self) -> None:
         """Everything stopped and on disk. Raises StorageError when the images could not be closed well."""
+        with self._images_changed:
+            self._images_changed.wait_for(lambda: not self._merging)
         try:
             self.close_images()
         finally:
@@ -193,6 +254,7 @@ class Replica:
 
     def _begin_generation(self, hello: Hello, raw: bytes) -> None:
         header = frames.decode_header(raw[: frames.HEADER_BYTES])
+        self._guard_before(hello)
         state = fold(self._state, header, hello)
         fresh = not self._state.disks
         self._state = state
@@ -219,6 +281,7 @@ class Replica:
     def _journal_frame(self, header: Header, payload: memoryview) -> None:
         message = decode(header, payload)
         state = fold(self._state, header, message)
+        self._guard_before(message)
         if header.type is FrameType.RECORDS:
             extents.check_records(payload[: header.raw_length], [disk.bytes for disk in state.disks])
             for written in self._written.values():
@@ -281,8 +344,9 @@ class Replica:
     def commit(self) -> int:
         """Makes durable what was taken, lets the applier go on. Returns the durable LSN. Raises StorageError."""
         position = self._journal.sync()
-        if self._applier:
-            self._applier.durable(position)
+        applier = self._applier
+        if applier:
+            applier.durable(position)
         return self._state.lsn
 
     def spool_full(self) -> bool:
@@ -308,7 +372,8 @@ class Replica:
 
     @property
     def applied_lsn(self) -> int:
-        return self._applier.applied_lsn if self._applier else self._applied_state.lsn
+        applier = self._applier
+        return applier.applied_lsn if applier else self._closed_at.lsn
 
     @property
     def durable_lsn(self) -> int:
@@ -316,7 +381,9 @@ class Replica:
 
     def spool_bytes(self) -> int:
         """Durable and not yet applied."""
-        return self._journal.durable - self._applier.applied_position if self._applier else 0
+        applier = self._applier
+        applied = applier.applied_position if applier else self._closed_at.position
+        return max(0, self._journal.durable - applied)
 
     def why_not_consistent(self) -> str | None:
         """The reason why the images are, as they stand, no state of the master; None when they are one."""
@@ -327,17 +394,17 @@ class Replica:
             return state.why_not_consistent()
 
     def point(self) -> Point | None:
-        """The consistent point that the images show now; None when they show none. Its time is the master's: every
-        write submitted before it is in the images."""
-        if self.why_not_consistent():
-            return None
-        applier = self._applier
-        moment = applier.applied_time_ns / 1e9 if applier else 0.0
+        """The consistent point that can be booted now: the images as they are, else the guarded one; None when there is
+        neither. Its time is the master's: every write submitted before it is in the images."""
         with self._lock:
+            if self.why_not_consistent():
+                return self._guard.point if self._guard else None
+            applier = self._applier
+            moment = (applier.applied_time_ns if applier else self._closed_at.time_ns) / 1e9
             for beat in self._heartbeats_passed:
                 if self.applied_lsn >= beat.captured_lsn:
                     moment = max(moment, beat.time)
-        return Point(lsn=self.applied_lsn, time=moment)
+            return Point(lsn=self.applied_lsn, time=moment)
 
     def reader(self, disk: int) -> ImageReader:
         """A reader of one image, for the thread that calls. Raises StateError while the images are closed."""
@@ -353,11 +420,14 @@ class Replica:
         return self._journal.end
 
     def wait_applied(self, position: int | None = None, timeout: float | None = None) -> bool:
-        """Waits until the images hold everything below a journal position, by default everything durable.
+        """Waits until the images hold everything below a journal position, by default everything durable; also while
+        they are closed for a merge.
 
-        Raises what the applier died of, StateError when the images were closed meanwhile.
+        Raises what the applier died of, StateError when a substitute VM has the images.
         """
-        applier = self._applier
+        with self._images_changed:
+            self._images_changed.wait_for(lambda: self._applier or self._is_retired or not self._merging, timeout)
+            applier = self._applier
         if applier is None:
             raise StateError(
                 "the images are closed", cause=f"{self.name} is failing over or serving", hint="rha status"
@@ -376,9 +446,14 @@ class Replica:
         return self._heartbeat
 
     def failure(self) -> str | None:
-        """What the applier died of, as a sentence."""
+        """What the applier or a merge died of, as a sentence."""
         failure = self._applier.failure if self._applier else None
-        return str(failure).replace("\n", "; ") if failure else None
+        return str(failure).replace("\n", "; ") if failure else self._merge_failure
+
+    def _consistency(self, why: str | None) -> str:
+        if why is None:
+            return "the images are a state of the master"
+        return f"{why}; the point at LSN {self._guard.point.lsn} stays bootable" if self._guard else why
 
     def report(self) -> Report:
         """The scenario as the appliance sees it. Disks as the master last reported them."""
@@ -393,7 +468,7 @@ class Replica:
                 time=time.time(),
                 health="alarm" if failure else "warning" if why or not self.is_connected else "ok",
                 state="failed" if failure else "inconsistent" if why else "consistent",
-                why=failure or why or "the images are a state of the master",
+                why=failure or self._consistency(why),
                 disks=beat.report.disks if beat and beat.report else [],
                 lag_bytes=self.spool_bytes(),
                 lag_seconds=None,

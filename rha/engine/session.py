@@ -26,7 +26,7 @@ from rha.wire.messages import Gap as GapMessage
 from rha.wire.stream import FrameReader
 
 REGION_BYTES = 1 << 20
-SILENCE_SECONDS = 15.0  # the appliance acknowledges every heartbeat: longer silence means it or the path is dead
+SILENCE_SECONDS = 60.0  # every heartbeat is acknowledged; the appliance may wait for its disk meanwhile
 IDLE_POLL_SECONDS = 0.001
 
 

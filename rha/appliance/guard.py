@@ -1,0 +1,95 @@
+"""Always something that boots: during a sync the last consistent state of the images stays untouched.
+
+Before the first frame that ends consistency (a gap, a mark, a new generation) every image gets a qcow2 overlay, and
+what follows is applied to that. The base shows the guarded point all the time. Once the stream is consistent again the
+overlay is merged into the base. Until the merge is done the chain of both is consistent, so a crash in it is repeated,
+not repaired.
+
+`guard.json` decides: present, the overlays count; absent, they are left-overs.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from rha.appliance import catalog
+from rha.errors import StorageError
+from rha.image import formats
+from rha.image.storage_daemon import ImageSpec
+from rha.report import Point
+
+_FILE = "guard.json"
+
+
+class Guard(msgspec.Struct, kw_only=True, frozen=True):
+    """The guarded point, and the journal position up to which the base images are applied."""
+
+    point: Point
+    position: int
+
+
+def load(folder: Path, bases: Sequence[ImageSpec]) -> Guard | None:
+    """The guard that a crash or a stop left standing; left-over overlays are removed when there is none.
+
+    Raises StorageError.
+    """
+    guard = catalog.load(folder / _FILE, Guard)
+    if guard is None:
+        for spec in bases:
+            overlay_of(spec).path.unlink(missing_ok=True)
+    return guard
+
+
+def overlay_of(base: ImageSpec) -> ImageSpec:
+    """The overlay that takes the writes of a sync in place of `base`."""
+    return ImageSpec(base.name, base.path.with_suffix(".sync.qcow2"), "qcow2")
+
+
+def begin(folder: Path, bases: Sequence[ImageSpec], guard: Guard) -> None:
+    """Lays overlays over closed images. Raises StorageError."""
+    for spec in bases:
+        overlay = overlay_of(spec)
+        overlay.path.unlink(missing_ok=True)
+        formats.overlay(overlay.path, spec.path, spec.format)
+    catalog.save(folder / _FILE, guard)
+
+
+def merge(folder: Path, bases: Sequence[ImageSpec]) -> None:
+    """Writes the overlays into their closed bases and ends the guard. May be repeated. Raises StorageError."""
+    for spec in bases:
+        _commit(overlay_of(spec).path)
+        _sync(spec.path)
+    end(folder, bases)
+
+
+def end(folder: Path, bases: Sequence[ImageSpec]) -> None:
+    """Ends the guard without a merge: what the overlays hold is dropped, the bases count. Raises StorageError."""
+    (folder / _FILE).unlink(missing_ok=True)
+    _sync(folder)
+    for spec in bases:
+        overlay_of(spec).path.unlink(missing_ok=True)
+
+
+def _commit(overlay: Path) -> None:
+    done = subprocess.run(
+        ["qemu-img", "commit", "-q", "-f", "qcow2", "-d", str(overlay)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise StorageError(
+            f"{overlay} cannot be merged into its base",
+            cause=done.stderr.strip() or f"qemu-img ended with {done.returncode}",
+            hint=f"df -h {overlay.parent}; the chain stays usable, the merge is tried again",
+        )
+
+
+def _sync(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
