@@ -1,7 +1,7 @@
 """What a disk boots with, read from its first and last sectors. Pure and bounds-checked: the bytes are a stranger's.
 
-GPT: UEFI specification 2.10, chapter 5 (header at block 1, copy in the last block, CRC-32 over header and entries). MBR: 446
-bytes of boot code, four entries of 16 bytes at 446, signature 55 AA at 510.
+GPT: UEFI specification 2.10, chapter 5 (header at block 1, copy in the last block, CRC-32 over header and entries).
+MBR: 446 bytes of boot code, four entries of 16 bytes at 446, signature 55 AA at 510.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from rha.vm.base import Firmware
 ESP = uuid.UUID("c12a7328-f81f-11d2-ba4b-00a0c93ec93b")
 BIOS_BOOT = uuid.UUID("21686148-6449-6e6f-744e-656564454649")
 MBR_ESP, MBR_PROTECTIVE = 0xEF, 0xEE
-MBR_EXTENDED = frozenset({0x05, 0x0F, 0x85})
 BLOCK_SIZES = (512, 4096)
 MAX_ENTRIES_BYTES = 1 << 20  # 128 entries of 128 bytes are usual; more than this is no table of anybody
 
@@ -39,7 +38,7 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class Partition:
-    """`kind`: GPT type GUID (lower case) or MBR type (`0x83`). `offset` and `length` in bytes. `active`: MBR's boot flag."""
+    """`kind`: GPT type GUID (lower case) or MBR type (`0x83`). `offset`, `length`: bytes. `active`: MBR's boot flag."""
 
     number: int
     kind: str
@@ -50,7 +49,7 @@ class Partition:
 
 @dataclass(frozen=True)
 class Layout:
-    """`firmware` None: nothing to boot from was found. `why` is the sentence; `sure` False: a guess, worth a warning."""
+    """`firmware` None: nothing to boot from was found. `why`: the sentence. `sure` False: a guess, worth a warning."""
 
     table: Literal["gpt", "mbr", "none"]
     partitions: tuple[Partition, ...]

@@ -1,4 +1,4 @@
-"""Reads a closed image file, of any format QEMU knows, for `disk_layout`: by qemu-nbd, read-only, on a private socket."""
+"""Reads a closed image file of any format QEMU knows, for `disk_layout`: by qemu-nbd, read-only, private socket."""
 
 from __future__ import annotations
 
