@@ -1,0 +1,125 @@
+"""What a failover has to do: a snapshot of the world in, ordered steps out. Pure.
+
+Invariant: once `start-domain` has begun, the guest may have written to the overlays. From then on no plan applies
+anything to the images below them or makes them anew: that would take acknowledged work from the substitute's clients.
+Before that moment every step may be done again from the beginning.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from rha.errors import StateError
+from rha.scenario import Scenario
+from rha.vm.base import DomainState, domain_name
+
+
+class StepName(StrEnum):
+    STOP_RECEIVING = "stop-receiving"
+    APPLY_SPOOL = "apply-spool"
+    CLOSE_IMAGES = "close-images"
+    MAKE_OVERLAY = "make-overlay"
+    DEFINE_DOMAIN = "define-domain"
+    START_DOMAIN = "start-domain"
+    WAIT_READY = "wait-ready"
+    RECORD = "record"
+
+
+@dataclass(frozen=True)
+class Step:
+    """`limit`: seconds after which the step counts as failed."""
+
+    name: StepName
+    sentence: str
+    limit: float
+
+
+@dataclass(frozen=True)
+class World:
+    """The snapshot. `why_inconsistent`: None iff the images show a state of the master. `begun`: steps that an earlier
+    run has begun; empty for a new failover. `serving`: an earlier run has ended well. `domain`: the substitute's state now.
+    """
+
+    scenario: Scenario
+    why_inconsistent: str | None
+    force: bool
+    begun: frozenset[str]
+    serving: bool
+    domain: DomainState
+
+
+def is_image_in_use(begun: frozenset[str]) -> bool:
+    """Must the images below the overlays stay as they are, closed to everybody but the substitute?"""
+    return StepName.START_DOMAIN in begun
+
+
+def plan(world: World) -> tuple[Step, ...]:
+    """The steps that are left.
+
+    Raises StateError when a substitute serves already, when a domain runs that no failover has started, and when the
+    images are not consistent and nobody forces.
+    """
+    if world.serving and world.domain in (DomainState.RUNNING, DomainState.PAUSED):
+        raise StateError(
+            f"the substitute VM of {world.scenario.name} serves already",
+            cause=f"domain {domain_name(world.scenario.name)} is {world.domain}",
+            hint="rha status",
+        )
+    if is_image_in_use(world.begun):
+        return (*_domain_steps(world), *_ending(world))
+    _check_new(world)
+    return (*_image_steps(world), *_domain_steps(world), *_ending(world))
+
+
+def _check_new(world: World) -> None:
+    name = world.scenario.name
+    if world.domain in (DomainState.RUNNING, DomainState.PAUSED):
+        raise StateError(
+            f"domain {domain_name(name)} is {world.domain}, and no failover has started it",
+            hint=f"virsh destroy {domain_name(name)}, then rha failover {name}",
+        )
+    if world.why_inconsistent and not world.force:
+        raise StateError(
+            f"{name} has no consistent point to fail over to",
+            cause=world.why_inconsistent,
+            hint=f"rha failover {name} --force boots the images as they are; file systems may be damaged",
+        )
+
+
+def _image_steps(world: World) -> list[Step]:
+    disks = ", ".join(disk.name for disk in world.scenario.disk)
+    forced = f" (forced: {world.why_inconsistent})" if world.why_inconsistent else ""
+    return [
+        Step(StepName.STOP_RECEIVING, "stop receiving from the master", 30),
+        Step(StepName.APPLY_SPOOL, f"apply what is spooled{forced}", 3600),
+        Step(StepName.CLOSE_IMAGES, f"write a checkpoint and close the images of {disks}", 120),
+        Step(StepName.MAKE_OVERLAY, f"put a qcow2 overlay on {disks}; the replica itself stays as it is", 60),
+    ]
+
+
+def _domain_steps(world: World) -> list[Step]:
+    """A domain that runs was started by an earlier run; one that is off, or lost with its host, is made and started."""
+    if world.domain == DomainState.RUNNING:
+        return []
+    name = domain_name(world.scenario.name)
+    again = " again, on the overlays it had" if is_image_in_use(world.begun) else ""
+    steps = [
+        Step(StepName.DEFINE_DOMAIN, f"choose firmware, bus and accelerator; define domain {name}", 120),
+        Step(StepName.START_DOMAIN, f"start domain {name}{again}", 60),
+    ]
+    return steps if world.domain != DomainState.PAUSED else steps[1:]
+
+
+def _ending(world: World) -> list[Step]:
+    ready = world.scenario.vm.ready
+    wait = (
+        f"wait until {ready.kind} {ready.address} answers"
+        if ready
+        else "no vm.ready check in the scenario: only see that the domain runs"
+    )
+    limit = world.scenario.vm.ready_timeout if ready else 30.0
+    return [
+        Step(StepName.WAIT_READY, wait, limit),
+        Step(StepName.RECORD, "record RPO and RTO", 10),
+    ]

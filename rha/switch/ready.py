@@ -1,0 +1,74 @@
+"""Waits until the substitute serves: its check answers, and it is really the guest who answers."""
+
+from __future__ import annotations
+
+import time
+
+from rha.errors import VmError
+from rha.scenario import Check, Forward, Network
+from rha.units import show_seconds
+from rha.vm.base import DomainState, VmHost
+from rha.watch import tcp
+from rha.watch.ask import KINDS
+from rha.watch.base import NoAnswer
+
+POLL_SECONDS = 0.2
+CONSOLE_LINES = 3
+
+
+def forward_of(check: Check, network: Network) -> Forward | None:
+    """The user-mode forward that a TCP check goes through; None when it goes straight to the guest."""
+    if check.kind != "tcp" or network.kind != "user":
+        return None
+    try:
+        _, port = tcp.split_address(check.address)
+    except NoAnswer:
+        return None  # asking it says so
+    return next((forward for forward in network.forward if forward.host_port == port), None)
+
+
+def wait_ready(check: Check, vm: VmHost, name: str, network: Network, limit: float) -> float:
+    """Asks about five times a second; returns the seconds it took.
+
+    Raises VmError when the domain stops, or nobody has answered after `limit` seconds; its cause is what the guest said
+    last on its console.
+    """
+    begun, why = time.monotonic(), "not asked"
+    forward = forward_of(check, network)
+    while (seconds := time.monotonic() - begun) < limit:
+        state = vm.state(name)
+        if state != DomainState.RUNNING:
+            raise VmError(f"domain {name} is {state} before it served", cause=_last_words(vm, name))
+        try:
+            if forward:
+                _ask_through(forward, check, vm, name)
+            else:
+                KINDS[check.kind](check.address, min(check.timeout, limit))
+            return time.monotonic() - begun
+        except NoAnswer as error:
+            why = str(error)
+        time.sleep(POLL_SECONDS)
+    raise VmError(
+        f"the substitute VM does not serve: {check.kind} {check.address}: {why}, for {show_seconds(seconds)}",
+        cause=_last_words(vm, name),
+        hint=f"virsh console {name}; vm.ready and vm.ready_timeout in the scenario",
+    )
+
+
+def _ask_through(forward: Forward, check: Check, vm: VmHost, name: str) -> None:
+    """The host's end of a forward accepts at once; so the connection is held open until the guest has established it.
+
+    Raises NoAnswer.
+    """
+    with tcp.connect(check.address, check.timeout):
+        until = time.monotonic() + check.timeout
+        while time.monotonic() < until:
+            if vm.is_forward_established(name, forward.guest_port):
+                return
+            time.sleep(POLL_SECONDS)
+    raise NoAnswer(f"the guest does not accept connections on port {forward.guest_port}")
+
+
+def _last_words(vm: VmHost, name: str) -> str:
+    lines = [line.strip() for line in vm.console(name).splitlines() if line.strip()]
+    return "console: " + " | ".join(lines[-CONSOLE_LINES:]) if lines else "its serial console said nothing"

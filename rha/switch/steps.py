@@ -1,0 +1,147 @@
+"""The effects of a failover's steps. Each may be done again after a crash in its middle."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Protocol
+
+from rha.errors import VmError
+from rha.image import formats
+from rha.image.storage_daemon import ImageSpec
+from rha.report import Point
+from rha.scenario import Scenario
+from rha.switch.plan import Step, StepName
+from rha.switch.progress import Image, Progress, measure
+from rha.switch.ready import wait_ready
+from rha.vm.accelerator import Accelerator, choose
+from rha.vm.base import Bus, DomainState, Firmware, VmHost, VmSpec, domain_name
+from rha.vm.disk_layout import boot_disk, recognise
+from rha.vm.image_reader import open_image
+
+OVERLAYS = "substitute"  # folder of the overlays, in the scenario's folder
+
+
+class FailoverHost(Protocol):
+    """What a failover needs from the appliance, for one scenario. Everything may be called again after it was done.
+
+    `folder`: the scenario's own; `store`: the outermost folder of the appliance, above it.
+    """
+
+    @property
+    def scenario(self) -> Scenario: ...
+
+    @property
+    def folder(self) -> Path: ...
+
+    @property
+    def store(self) -> Path: ...
+
+    def why_not_consistent(self) -> str | None:
+        """The reason why the images are no state of the master once everything received is applied; None: they are."""
+
+    def stop_receiving(self) -> None:
+        """Hangs up on the master and lets it in no more, until the substitute is discarded."""
+
+    def apply_spool(self, limit_seconds: float) -> Point | None:
+        """Applies everything durable. Returns the point that the images then show; None when they show none.
+
+        Raises RhaError when it fails or takes longer.
+        """
+
+    def close_images(self) -> list[ImageSpec]:
+        """Writes the checkpoint and lets go of the images; in the order of the disks. Raises StorageError."""
+
+
+class Steps:
+    """One failover's effects; results go into `progress`, which the runner saves."""
+
+    def __init__(
+        self,
+        host: FailoverHost,
+        vm: VmHost,
+        progress: Progress,
+        choose_accelerator: Callable[[str], Accelerator] = choose,
+    ) -> None:
+        self.host, self.vm, self.progress = host, vm, progress
+        self._choose = choose_accelerator
+        self._do: dict[StepName, Callable[[float], None]] = {
+            StepName.STOP_RECEIVING: lambda _: self.host.stop_receiving(),
+            StepName.APPLY_SPOOL: self._apply_spool,
+            StepName.CLOSE_IMAGES: self._close_images,
+            StepName.MAKE_OVERLAY: self._make_overlays,
+            StepName.DEFINE_DOMAIN: self._define,
+            StepName.START_DOMAIN: self._start,
+            StepName.WAIT_READY: self._wait_ready,
+            StepName.RECORD: lambda _: measure(self.progress),
+        }
+
+    def do(self, step: Step) -> None:
+        """Does one step. Raises RhaError."""
+        self._do[step.name](step.limit)
+
+    def _apply_spool(self, limit: float) -> None:
+        self.progress.point = self.host.apply_spool(limit)
+
+    def _close_images(self, _: float) -> None:
+        folder = self.host.folder / OVERLAYS
+        self.progress.images = [
+            Image(name=spec.name, path=str(spec.path), format=spec.format, overlay=str(folder / f"{spec.name}.qcow2"))
+            for spec in self.host.close_images()
+        ]
+
+    def _make_overlays(self, _: float) -> None:
+        """Overlays that a cut-off run has left are empty still: no domain was started on them."""
+        (self.host.folder / OVERLAYS).mkdir(mode=0o750, exist_ok=True)
+        for image in self.progress.images:
+            Path(image.overlay).unlink(missing_ok=True)
+            formats.overlay(Path(image.overlay), Path(image.path), image.format)
+
+    def _define(self, _: float) -> None:
+        wanted, progress = self.host.scenario.vm, self.progress
+        first, firmware, progress.firmware_why = self._firmware()
+        accelerator = self._choose(wanted.accelerator)
+        bus: Bus = "virtio" if wanted.bus == "auto" else wanted.bus
+        progress.firmware, progress.bus = firmware, bus
+        progress.accelerator, progress.accelerator_why = accelerator.name, accelerator.why
+        progress.domain = domain_name(self.host.scenario.name)
+        overlays = [Path(image.overlay) for image in progress.images]
+        self.vm.define(
+            VmSpec(
+                name=progress.domain,
+                scenario=self.host.scenario.name,
+                memory=wanted.memory,
+                cpus=wanted.cpus,
+                firmware=firmware,
+                bus=bus,
+                accelerator=accelerator.name,
+                disks=(overlays[first], *overlays[:first], *overlays[first + 1 :]),
+                network=wanted.network,
+                folder=self.host.folder,
+                store=self.host.store,
+            )
+        )
+
+    def _firmware(self) -> tuple[int, Firmware, str]:
+        """Which disk boots, with what firmware, and why. The scenario's word goes before the disks'."""
+        wanted = self.host.scenario.vm.firmware
+        if wanted != "auto":
+            return 0, wanted, "the scenario says so"
+        with ExitStack() as stack:
+            images = (open_image(Path(image.path), image.format) for image in self.progress.images)
+            layouts = [recognise(stack.enter_context(image)) for image in images]
+        return boot_disk(layouts)
+
+    def _start(self, _: float) -> None:
+        self.progress.started = time.time()
+        self.vm.start(self.progress.domain)
+
+    def _wait_ready(self, limit: float) -> None:
+        wanted, name = self.host.scenario.vm, self.progress.domain
+        if wanted.ready:
+            wait_ready(wanted.ready, self.vm, name, wanted.network, limit)
+        elif (state := self.vm.state(name)) != DomainState.RUNNING:
+            raise VmError(f"domain {name} is {state}", cause=self.vm.console(name)[-200:])
+        self.progress.ready = time.time()

@@ -1,0 +1,104 @@
+"""What a substitute VM is, and what a VM host must be able to do. One adapter per file: libvirt.py, null.py."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal
+
+from rha.scenario import Network
+
+Firmware = Literal["bios", "uefi"]
+Bus = Literal["virtio", "sata", "ide"]
+AcceleratorName = Literal["kvm", "tcg"]
+
+
+class DomainState(StrEnum):
+    """`ABSENT`: the host knows no such domain."""
+
+    ABSENT = "absent"
+    OFF = "off"
+    RUNNING = "running"
+    PAUSED = "paused"
+    CRASHED = "crashed"
+
+
+@dataclass(frozen=True)
+class VmSpec:
+    """Everything about a substitute VM, nothing left to be looked up. `memory` in bytes.
+
+    `disks`: qcow2 files in the order of the scenario, the first one boots. `folder`: the scenario's folder, for the
+    console log and the firmware's variables. `store`: the outermost folder of ours; from there downwards the host's VM
+    user may be let in.
+    """
+
+    name: str
+    scenario: str
+    memory: int
+    cpus: int
+    firmware: Firmware
+    bus: Bus
+    accelerator: AcceleratorName
+    disks: tuple[Path, ...]
+    network: Network
+    folder: Path
+    store: Path
+
+    @property
+    def console(self) -> Path:
+        """What the guest says on its first serial port, appended over all boots."""
+        return self.folder / "console.log"
+
+    @property
+    def nvram(self) -> Path:
+        """The UEFI variables of this VM; used iff `firmware` is uefi."""
+        return self.folder / "nvram.fd"
+
+
+def domain_name(scenario: str) -> str:
+    """The substitute's name on its host."""
+    return f"rha-{scenario}"
+
+
+class VmHost(ABC):
+    """A hypervisor. Every method raises VmError with the hypervisor's own words as cause."""
+
+    @abstractmethod
+    def define(self, spec: VmSpec) -> None:
+        """Makes the domain known, not running. A domain of that name is replaced if it is ours, of the same scenario,
+        and not running.
+
+        Raises VmError also when the name is a stranger's, or the domain runs.
+        """
+
+    @abstractmethod
+    def start(self, name: str) -> None:
+        """Starts a defined domain; one that runs already stays as it is."""
+
+    @abstractmethod
+    def state(self, name: str) -> DomainState: ...
+
+    @abstractmethod
+    def destroy(self, name: str) -> None:
+        """Cuts its power. Nothing to do when it is off or absent."""
+
+    @abstractmethod
+    def undefine(self, name: str) -> None:
+        """Forgets a domain that is off, with its firmware variables. Nothing to do when it is absent."""
+
+    @abstractmethod
+    def owner(self, name: str) -> str | None:
+        """The scenario that a domain stands for; None when it is absent or no substitute of ours."""
+
+    @abstractmethod
+    def console(self, name: str, *, tail_bytes: int = 2000) -> str:
+        """The end of what the guest has said on its serial port; empty when nothing was said."""
+
+    @abstractmethod
+    def is_forward_established(self, name: str, guest_port: int) -> bool:
+        """Is a connection through a user-mode forward established with the guest itself?
+
+        The host's end accepts a connection before the guest has been asked: accepted means nothing, established does.
+        """
