@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from pathlib import Path
 from types import FrameType as StackFrame
 from typing import Any
@@ -18,9 +19,12 @@ import msgspec
 from rha.appliance.config import Config, load
 from rha.appliance.receive import Connection
 from rha.appliance.replica import Replica
+from rha.appliance.warden import Warden
 from rha.control import local
 from rha.errors import ConfigError, Exit, RhaError, StateError, StorageError
 from rha.report import Report
+from rha.switch.failover import are_images_taken
+from rha.vm.libvirt import LibvirtHost
 from rha.wire import tls
 from rha.wire.identity import Identity
 from rha.wire.messages import Hello
@@ -37,7 +41,7 @@ class Appliance:
         self._config = config
         self._store = Path(config.store)
         self._lock = threading.RLock()
-        self._replicas: dict[str, Replica] = {}
+        self._wardens: dict[str, Warden] = {}
         self._connections: dict[str, Connection] = {}
         self._broken: dict[str, RhaError] = {}
         self._stopping = False
@@ -45,20 +49,26 @@ class Appliance:
         self._lock_file = _take_store(self._store)
         for folder in sorted(self._store.iterdir()):
             if folder.is_dir() and _NAME.fullmatch(folder.name):
-                self._open(folder.name)
+                self._open_known(folder.name)
 
-    def _open(self, name: str) -> Replica:
-        """The replica of a scenario, opened at its first use. A damaged one is named, and the others go on."""
+    def _open_known(self, name: str) -> None:
+        """A scenario that is in the store already. A damaged one is named, and the others go on."""
+        try:
+            self._open(name)
+        except RhaError as error:
+            self._broken[name] = error
+            print(f"rha appliance: scenario {name}: {str(error).replace(chr(10), '; ')}", file=sys.stderr, flush=True)
+
+    def _open(self, name: str) -> Warden:
+        """The scenario, opened at its first use. Raises StorageError when it is damaged."""
         with self._lock:
-            if name not in self._replicas:
-                try:
-                    self._replicas[name] = Replica(self._store / name, self._config)
-                except RhaError as error:
-                    self._broken[name] = error
-                    print(f"rha appliance: scenario {name}: {error}", file=sys.stderr, flush=True)
-                    raise
+            if name not in self._wardens:
+                folder = self._store / name
+                replica = Replica(folder, self._config, retired=are_images_taken(folder))
+                warden = self._wardens[name] = Warden(replica, self._store, LibvirtHost(), self._hang_up)
                 self._broken.pop(name, None)
-            return self._replicas[name]
+                warden.start()
+            return self._wardens[name]
 
     def listen(self) -> None:
         """Accepts masters until `stop`. Raises NetworkError when the address cannot be listened on."""
@@ -118,13 +128,15 @@ class Appliance:
             previous.stop()
             self._wait_released(name, previous)
         with self._lock:
-            replica = self._open(name)
+            warden = self._open(name)
+            if refusal := warden.why_not_receive():
+                raise refusal
             if name in self._connections:
                 raise StateError(
                     f"{name} is connected already", cause="another connection was faster", hint="rha status"
                 )
             self._connections[name] = connection
-            return replica
+            return warden.replica
 
     def _wait_released(self, name: str, previous: Connection) -> None:
         for _ in range(100):
@@ -140,29 +152,70 @@ class Appliance:
                 del self._connections[replica.name]
                 replica.is_connected = False
 
+    def _hang_up(self, name: str) -> None:
+        """Ends the connection of a scenario, if there is one. Raises StateError when it does not end."""
+        with self._lock:
+            connection = self._connections.get(name)
+        if connection:
+            connection.stop()
+            self._wait_released(name, connection)
+
     # Questions ------------------------------------------------------------------------------------------------
 
-    def reports(self) -> list[Report]:
-        """One report per scenario; a damaged one says so."""
+    def status(self) -> list[Report]:
+        """One report per scenario; one that cannot be opened says why."""
         with self._lock:
-            return [replica.report() for _, replica in sorted(self._replicas.items())]
+            wardens, broken = sorted(self._wardens.items()), sorted(self._broken.items())
+        return [warden.report() for _, warden in wardens] + [_broken_report(name, why) for name, why in broken]
+
+    def failover(self, scenario: str, force: bool = False, dry_run: bool = False, person: str = "operator") -> object:
+        """`rha failover`. Raises StateError when the scenario is not here, else as Warden.fail_over_by_hand."""
+        return self._warden(scenario).fail_over_by_hand(person, force=force, dry_run=dry_run)
+
+    def discard(self, scenario: str) -> object:
+        """`rha discard`. Raises StateError."""
+        return {"sentence": self._warden(scenario).discard()}
+
+    def _warden(self, scenario: str) -> Warden:
+        with self._lock:
+            if scenario not in self._wardens:
+                known = ", ".join(sorted(self._wardens)) or "none"
+                raise StateError(
+                    f"no scenario {scenario!r} here", cause=f"this appliance has: {known}", hint="rha status"
+                )
+            return self._wardens[scenario]
 
     def close(self) -> None:
         """Ends connections, closes all replicas. Raises StorageError for the first that could not be closed well."""
         with self._lock:
-            connections, replicas = list(self._connections.items()), list(self._replicas.values())
-        for name, connection in connections:
-            connection.stop()
-            self._wait_released(name, connection)
+            names, wardens = list(self._connections), list(self._wardens.values())
+        for name in names:
+            self._hang_up(name)
         failures = []
-        for replica in replicas:
+        for warden in wardens:
+            warden.stop()
             try:
-                replica.close()
+                warden.replica.close()
             except RhaError as error:
                 failures.append(error)
         os.close(self._lock_file)
         if failures:
             raise failures[0]
+
+
+def _broken_report(name: str, why: RhaError) -> Report:
+    sentence = str(why).replace("\n", "; ")
+    return Report(
+        role="appliance",
+        scenario=name,
+        mode="unknown",
+        time=time.time(),
+        health="alarm",
+        state="failed",
+        why=sentence,
+        disks=[],
+        alarms=[sentence],
+    )
 
 
 def _take_store(store: Path) -> int:
@@ -195,7 +248,11 @@ def run(config_path: Path) -> int:
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
-    handlers = {"status": lambda: [msgspec.to_builtins(report) for report in appliance.reports()]}
+    handlers: dict[str, local.Handler] = {
+        "status": lambda: msgspec.to_builtins(appliance.status()),
+        "failover": appliance.failover,
+        "discard": appliance.discard,
+    }
     try:
         with local.serve(Path(config.run_dir) / "appliance.sock", handlers):
             print(f"rha appliance: listening on {config.listen}, store {config.store}", flush=True)

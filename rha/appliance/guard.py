@@ -5,7 +5,10 @@ what follows is applied to that. The base shows the guarded point all the time. 
 overlay is merged into the base. Until the merge is done the chain of both is consistent, so a crash in it is repeated,
 not repaired.
 
-`guard.json` decides: present, the overlays count; absent, they are left-overs.
+A failover in the middle of a sync drops the overlays: the bases then are the guarded point, and the guard stands for
+that (`on_base`) until the next sync lays overlays over them again.
+
+`guard.json` decides: present and not `on_base`, the overlays count; else they are left-overs.
 """
 
 from __future__ import annotations
@@ -27,10 +30,10 @@ _FILE = "guard.json"
 
 
 class Guard(msgspec.Struct, kw_only=True, frozen=True):
-    """The guarded point, and the journal position up to which the base images are applied."""
+    """The guarded point. `on_base`: there are no overlays, the images themselves show it."""
 
     point: Point
-    position: int
+    on_base: bool = False
 
 
 def load(folder: Path, bases: Sequence[ImageSpec]) -> Guard | None:
@@ -39,9 +42,8 @@ def load(folder: Path, bases: Sequence[ImageSpec]) -> Guard | None:
     Raises StorageError.
     """
     guard = catalog.load(folder / _FILE, Guard)
-    if guard is None:
-        for spec in bases:
-            overlay_of(spec).path.unlink(missing_ok=True)
+    if guard is None or guard.on_base:
+        _remove_overlays(bases)
     return guard
 
 
@@ -68,9 +70,21 @@ def merge(folder: Path, bases: Sequence[ImageSpec]) -> None:
 
 
 def end(folder: Path, bases: Sequence[ImageSpec]) -> None:
-    """Ends the guard without a merge: what the overlays hold is dropped, the bases count. Raises StorageError."""
+    """Ends the guard: the bases hold everything. Raises StorageError."""
     (folder / _FILE).unlink(missing_ok=True)
     _sync(folder)
+    _remove_overlays(bases)
+
+
+def drop(folder: Path, bases: Sequence[ImageSpec], guard: Guard) -> Guard:
+    """Drops what the overlays hold: the bases show the guarded point. Returns the guard that says so."""
+    dropped = Guard(point=guard.point, on_base=True)
+    catalog.save(folder / _FILE, dropped)
+    _remove_overlays(bases)
+    return dropped
+
+
+def _remove_overlays(bases: Sequence[ImageSpec]) -> None:
     for spec in bases:
         overlay_of(spec).path.unlink(missing_ok=True)
 

@@ -23,7 +23,7 @@ from typing import TypeVar
 import msgspec
 
 import rha
-from rha.appliance import catalog, guard
+from rha.appliance import catalog, checkpoint, guard
 from rha.appliance.apply import Applier
 from rha.appliance.checkpoint import Checkpoint
 from rha.appliance.config import Config
@@ -49,7 +49,8 @@ _NEED = {"new": "full", "stale": "compare", "syncing": "marked", "broken": "mark
 class Replica:
     """Raises StorageError when something on disk is damaged or in use."""
 
-    def __init__(self, folder: Path, config: Config) -> None:
+    def __init__(self, folder: Path, config: Config, *, retired: bool = False) -> None:
+        """`retired`: a substitute VM has the images; they stay closed until `restore_images`."""
         self.folder, self._config = folder, config
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.name = folder.name
@@ -64,12 +65,13 @@ class Replica:
         self._daemon: StorageDaemon | None = None
         self._writers: list[ImageWriter] = []
         self._applier: Applier | None = None
-        self._closed_at = Checkpoint()  # how far the images were when they were closed; valid while they are
+        # How far the images were when they were closed; valid while they are.
+        self._closed_at = checkpoint.load(folder / "checkpoint.json")
         self._guard: guard.Guard | None = None
         self._merging = False
         self._merge_failure: str | None = None
         self._images_changed = threading.Condition(self._lock)
-        self._is_retired = False  # a substitute VM has the images: they are not opened again
+        self._is_retired = retired
         self._heartbeat: Heartbeat | None = None
         self._heard_at: float | None = None  # monotonic
         self._heartbeats_passed: list[Heartbeat] = []
@@ -77,7 +79,8 @@ class Replica:
         self.peer = ""
         if self._state.disks:
             self._guard = guard.load(folder, self.base_specs())
-            self._open_images()
+            if not retired:
+                self._open_images()
             self._refold(self._closed_at)
 
     # Opening and closing --------------------------------------------------------------------------------------
@@ -94,7 +97,7 @@ class Replica:
     def image_specs(self) -> list[ImageSpec]:
         """What is written to: the images, or the overlays that guard them."""
         bases = self.base_specs()
-        return [guard.overlay_of(spec) for spec in bases] if self._guard else bases
+        return [guard.overlay_of(spec) for spec in bases] if self._guard and not self._guard.on_base else bases
 
     def _open_images(self) -> None:
         (self.folder / "images").mkdir(exist_ok=True, mode=0o700)
@@ -148,9 +151,11 @@ class Replica:
 
     def _guard_before(self, message: Message) -> None:
         """Called before a frame that may end consistency is taken."""
-        if not isinstance(message, Gap | Mark | Hello) or self._guard or self._merging or not self._state.disks:
+        if not isinstance(message, Gap | Mark | Hello) or self._merging or not self._state.disks:
             return
-        if self._state.why_not_consistent():
+        if self._guard is None and self._state.why_not_consistent():
+            return  # the images show no point that could be kept
+        if self._guard and not self._guard.on_base:
             return
         self.commit()
         self.wait_applied()
@@ -158,7 +163,7 @@ class Replica:
         if point is None:
             return
         self.close_images()
-        guarded = guard.Guard(point=point, position=self._closed_at.position)
+        guarded = guard.Guard(point=point)
         guard.begin(self.folder, self.base_specs(), guarded)
         with self._lock:
             self._guard = guarded
@@ -167,8 +172,9 @@ class Replica:
     def tend(self) -> None:
         """Ends the guard, beside the stream, once the images are consistent without it. Cheap when there is nothing."""
         with self._lock:
-            due = self._guard and not self._merging and not self._is_retired and not self.why_not_consistent()
-            if not due:
+            if self._guard is None or self._guard.on_base or self._merging or self._is_retired:
+                return
+            if self.why_not_consistent():
                 return
             self._merging = True
         threading.Thread(target=self._merge, name=f"merge-{self.name}", daemon=True).start()
@@ -187,6 +193,54 @@ class Replica:
             with self._images_changed:
                 self._merging = False
                 self._images_changed.notify_all()
+
+    # Handing the images to a substitute ------------------------------------------------------------------------
+
+    def retire(self) -> None:
+        """Receives no more; a merge that runs is waited for."""
+        with self._images_changed:
+            self._is_retired = True
+            self._images_changed.notify_all()
+            self._images_changed.wait_for(lambda: not self._merging)
+
+    def apply_spool(self, timeout: float) -> bool:
+        """Applies everything durable, whether images are open or not yet. False when the time (seconds) is over.
+        Raises StorageError."""
+        if self._applier is None:
+            self._open_images()
+        return self.wait_applied(timeout=timeout)
+
+    def give_up_images(self) -> list[ImageSpec]:
+        """Closes the images for a substitute. Returns those that show `point()`, in the order of the disks: in the
+        middle of a sync the guarded ones, and the half of a sync is dropped. Raises StorageError."""
+        self.close_images()
+        with self._lock:
+            if self._guard and not self._guard.on_base and self.why_not_consistent():
+                self._declare_stale()
+                self._guard = guard.drop(self.folder, self.base_specs(), self._guard)
+            return self.image_specs()
+
+    def _declare_stale(self) -> None:
+        """The images are not where the journal is any more: whatever the master says next, they must be compared."""
+        disks = tuple(msgspec.structs.replace(disk, phase="stale", why="") for disk in self._state.disks)
+        floor = self._state.lsn
+        self._state = self._applied_state = StreamState(generation="", next_lsn=None, floor=floor, disks=disks)
+        catalog.save_stream(self.folder, self._state)
+        self._closed_at = Checkpoint(position=self._journal.durable, lsn=floor, time_ns=self._closed_at.time_ns)
+        checkpoint.save(self.folder / "checkpoint.json", self._closed_at)
+
+    def restore_images(self) -> None:
+        """The substitute is gone: receives again. Raises StorageError."""
+        with self._lock:
+            self._is_retired = False
+        if self._applier is None and self._state.disks:
+            self._open_images()
+
+    def why_no_point_after_spool(self) -> str | None:
+        """The reason why there will be no point to boot, even when everything durable is applied; None: there is
+        one."""
+        with self._lock:
+            return None if self._guard else self._state.why_not_consistent()
 
     def close(self) -> None:
         """Everything stopped and on disk. Raises StorageError when the images could not be closed well."""

@@ -24,6 +24,7 @@ VERBS = {
     "status": "Show what every daemon of this host says.",
     "verify": "Compare the master's disks with the appliance's images.",
     "failover": "The master is dead: start its substitute VM now.",
+    "discard": "End a failover: remove the substitute VM, receive again.",
     "scenario": "Show a sample scenario, or check a file.",
     "pki": "Make certificates for appliance and masters.",
     "doctor": "Is this host fit to be a master, or an appliance?",

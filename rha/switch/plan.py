@@ -38,7 +38,8 @@ class Step:
 @dataclass(frozen=True)
 class World:
     """The snapshot. `why_inconsistent`: None iff the images show a state of the master. `begun`: steps that an earlier
-    run has begun; empty for a new failover. `serving`: an earlier run has ended well. `domain`: the substitute's state now.
+    run has begun; empty for a new failover. `serving`: an earlier run has ended well. `domain`: the substitute's state
+    now.
     """
 
     scenario: Scenario
