@@ -38,7 +38,7 @@ from rha.report import Point, Report
 from rha.scenario import Scenario, from_plain
 from rha.wire import frames
 from rha.wire.frames import BadFrame, FrameType, Header
-from rha.wire.messages import PROTOCOL, DiskNeed, Gap, Heartbeat, Hello, Mark, Welcome
+from rha.wire.messages import PROTOCOL, DiskNeed, End, Gap, Heartbeat, Hello, Mark, Welcome
 
 SPOOL_BYTES = 16 << 30  # durable and not yet applied; beyond it the receiver waits, and the master falls to its bitmap
 
@@ -68,6 +68,7 @@ class Replica:
         # How far the images were when they were closed; valid while they are.
         self._closed_at = checkpoint.load(folder / "checkpoint.json")
         self._guard: guard.Guard | None = None
+        self._sync_ended = self._journal.end  # journal position behind the last end of a sync
         self._merging = False
         self._merge_failure: str | None = None
         self._images_changed = threading.Condition(self._lock)
@@ -151,8 +152,10 @@ class Replica:
 
     def _guard_before(self, message: Message) -> None:
         """Called before a frame that may end consistency is taken."""
-        if not isinstance(message, Gap | Mark | Hello) or self._merging or not self._state.disks:
+        if not isinstance(message, Gap | Mark | Hello) or not self._state.disks:
             return
+        with self._images_changed:
+            self._images_changed.wait_for(lambda: not self._merging)
         if self._guard is None and self._state.why_not_consistent():
             return  # the images show no point that could be kept
         if self._guard and not self._guard.on_base:
@@ -174,7 +177,9 @@ class Replica:
         with self._lock:
             if self._guard is None or self._guard.on_base or self._merging or self._is_retired:
                 return
-            if self.why_not_consistent():
+            # The images may be consistent still because they lag: they must have come past the end of the sync.
+            applied = self._applier.applied_position if self._applier else 0
+            if self._state.why_not_consistent() or applied < self._sync_ended or self.why_not_consistent():
                 return
             self._merging = True
         threading.Thread(target=self._merge, name=f"merge-{self.name}", daemon=True).start()
@@ -346,6 +351,8 @@ class Replica:
             self._append(header, payload)
         self._state = state
         self._follow_sync(state, message)
+        if isinstance(message, End):
+            self._sync_ended = self._journal.end
 
     def _append(self, header: Header, payload: memoryview) -> None:
         head = frames.encode(
@@ -363,12 +370,12 @@ class Replica:
         self._journal.append([head, payload])
 
     def _follow_sync(self, state: StreamState, message: Message) -> None:
-        """The minus rule counts from the mark to the end of a sync."""
+        """The minus rule counts from the mark to the end of a sync, or to the next mark when it was broken off."""
         if isinstance(message, Mark):
             for disk in message.disks:
                 self._written[disk] = WrittenSectors(disk, state.disks[disk].bytes)
         for disk in list(self._written):
-            if state.disks[disk].phase != "syncing":
+            if state.disks[disk].phase not in ("syncing", "broken"):
                 del self._written[disk]
 
     def _journal_resync(self, header: Header, payload: memoryview) -> None:
