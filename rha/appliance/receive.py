@@ -22,7 +22,7 @@ from rha.image.storage_daemon import ImageReader
 from rha.sync.blocks import BLOCK_BYTES, DIGEST_BYTES, differing, digests
 from rha.wire import frames, tls
 from rha.wire.frames import BadFrame, FrameType, Header
-from rha.wire.messages import Ack, Hello, Refuse
+from rha.wire.messages import Ack, Hello, Refuse, Welcome
 from rha.wire.stream import FrameReader
 
 GROUP_BYTES = 16 << 20
@@ -42,21 +42,32 @@ class Connection:
 
     def greet(self, replica_for: Callable[[Hello], Replica]) -> Replica:
         """HELLO and WELCOME. `replica_for(hello)` gives the scenario's replica, with this connection as its only one.
+        An engine whose LSNs lie below what the appliance has seen begins a new generation and greets once more.
 
         Raises RhaError, after the engine was told why.
         """
-        header, payload = self._reader.read()
-        if header.type is not FrameType.HELLO:
-            raise BadFrame("the engine does not greet", cause=f"{header.type.name} instead of HELLO")
-        hello = frames.decode_control(header, payload, Hello)
+        hello = self._read_hello()
         try:
             replica = replica_for(hello)
-            raw = frames.control(FrameType.HELLO, hello, lsn=hello.first_lsn)
-            self._send(FrameType.WELCOME, replica.welcome(hello, raw, socket.gethostname()))
+            welcome = self._welcome(replica, hello)
+            if not welcome.generation_known and hello.first_lsn <= welcome.lsn_floor:
+                welcome = self._welcome(replica, self._read_hello())
         except RhaError as error:
             self.refuse(error)
             raise
         return replica
+
+    def _read_hello(self) -> Hello:
+        header, payload = self._reader.read()
+        if header.type is not FrameType.HELLO:
+            raise BadFrame("the engine does not greet", cause=f"{header.type.name} instead of HELLO")
+        return frames.decode_control(header, payload, Hello)
+
+    def _welcome(self, replica: Replica, hello: Hello) -> Welcome:
+        raw = frames.control(FrameType.HELLO, hello, lsn=hello.first_lsn)
+        welcome = replica.welcome(hello, raw, socket.gethostname())
+        self._send(FrameType.WELCOME, welcome)
+        return welcome
 
     def refuse(self, error: RhaError, *, final: bool = False) -> None:
         """Tells the engine why the connection ends."""
