@@ -18,7 +18,6 @@ from collections.abc import Callable
 
 from rha.appliance.replica import Replica
 from rha.errors import NetworkError, RhaError
-from rha.image.storage_daemon import ImageReader
 from rha.sync.blocks import BLOCK_BYTES, DIGEST_BYTES, differing, digests
 from rha.wire import frames, tls
 from rha.wire.frames import BadFrame, FrameType, Header
@@ -178,27 +177,22 @@ class _Comparer(threading.Thread):
         return found
 
     def run(self) -> None:
-        readers: dict[int, ImageReader] = {}
         try:
             while (question := self._questions.get()) is not None:
-                self._answers.put((question[0], self._compare(readers, *question)))
+                self._answers.put((question[0], self._compare(*question)))
                 os.write(self._wake, b"\0")
         except RhaError as error:
             self._failure = error
             os.write(self._wake, b"\0")
-        finally:
-            for reader in readers.values():
-                reader.close()
 
-    def _compare(self, readers: dict[int, ImageReader], header: Header, theirs: bytes, position: int) -> bytes:
+    def _compare(self, header: Header, theirs: bytes, position: int) -> bytes:
         self._replica.wait_applied(position)
-        if header.disk not in readers:
-            readers[header.disk] = self._replica.reader(header.disk)
-        reader = readers[header.disk]
-        length = min(len(theirs) // DIGEST_BYTES * BLOCK_BYTES, reader.bytes - header.offset)
-        if length <= (len(theirs) // DIGEST_BYTES - 1) * BLOCK_BYTES:
-            raise BadFrame("digests beyond the end of the disk", cause=f"offset {header.offset} of {reader.bytes}")
-        return differing(digests(memoryview(reader.read(header.offset, length))), theirs)
+        blocks, size = len(theirs) // DIGEST_BYTES, self._replica.disk_bytes(header.disk)
+        length = min(blocks * BLOCK_BYTES, size - header.offset)
+        if length <= (blocks - 1) * BLOCK_BYTES:
+            raise BadFrame("digests beyond the end of the disk", cause=f"{blocks} blocks at {header.offset} of {size}")
+        mine = digests(memoryview(self._replica.read_image(header.disk, header.offset, length)))
+        return differing(mine, theirs)
 
     def stop(self) -> None:
         self._questions.put(None)

@@ -62,6 +62,8 @@ class Replica:
         self._applied_state = catalog.load_stream(folder)
         self._state = self._applied_state  # what the durable stream says; ahead of the images
         self._written: dict[int, WrittenSectors] = {}
+        self._read_lock = threading.Lock()  # the readers; taken after _lock, never before it
+        self._readers: dict[int, ImageReader] = {}
         self._daemon: StorageDaemon | None = None
         self._writers: list[ImageWriter] = []
         self._applier: Applier | None = None
@@ -140,6 +142,10 @@ class Replica:
             applier, daemon, writers = self._applier, self._daemon, self._writers
             self._applier = self._daemon = None
             self._writers = []
+        with self._read_lock:
+            for reader in self._readers.values():
+                reader.close()
+            self._readers.clear()
         if applier:
             applier.stop()
             self._closed_at = applier.saved
@@ -467,13 +473,34 @@ class Replica:
                     moment = max(moment, beat.time)
             return Point(lsn=self.applied_lsn, time=moment)
 
-    def reader(self, disk: int) -> ImageReader:
-        """A reader of one image, for the thread that calls. Raises StateError while the images are closed."""
-        if self._daemon is None:
-            raise StateError(
-                "the images are closed", cause=f"{self.name} is failing over or serving", hint="rha status"
-            )
-        return self._daemon.reader(self._state.disks[disk].name)
+    def read_image(self, disk: int, offset: int, length: int) -> bytes:
+        """Bytes of an image as it is now; waits while the images are closed for a merge.
+
+        Raises BadFrame when the range is not on the disk, StateError when a substitute VM has the images.
+        """
+        if not 0 <= disk < len(self._state.disks) or offset + length > self._state.disks[disk].bytes:
+            raise BadFrame("a range that the disk does not have", cause=f"{length} bytes at {offset} of disk {disk}")
+        while True:
+            self._await_open()
+            with self._read_lock:
+                daemon = self._daemon
+                if daemon is None:
+                    continue
+                if disk not in self._readers:
+                    self._readers[disk] = daemon.reader(self._state.disks[disk].name)
+                return self._readers[disk].read(offset, length)
+
+    def _await_open(self, timeout: float | None = None) -> Applier:
+        with self._images_changed:
+            self._images_changed.wait_for(lambda: self._applier or self._is_retired or not self._merging, timeout)
+            if self._applier is None:
+                cause = f"a substitute VM has the disks of {self.name}, or a merge failed"
+                raise StateError("the images are closed", cause=cause, hint="rha status")
+            return self._applier
+
+    def disk_bytes(self, disk: int) -> int:
+        """Size of a disk; 0 when there is no such disk."""
+        return self._state.disks[disk].bytes if 0 <= disk < len(self._state.disks) else 0
 
     @property
     def journal_end(self) -> int:
@@ -486,13 +513,7 @@ class Replica:
 
         Raises what the applier died of, StateError when a substitute VM has the images.
         """
-        with self._images_changed:
-            self._images_changed.wait_for(lambda: self._applier or self._is_retired or not self._merging, timeout)
-            applier = self._applier
-        if applier is None:
-            raise StateError(
-                "the images are closed", cause=f"{self.name} is failing over or serving", hint="rha status"
-            )
+        applier = self._await_open(timeout)
         return applier.wait_applied(self._journal.durable if position is None else position, timeout)
 
     # Report ---------------------------------------------------------------------------------------------------

@@ -109,6 +109,7 @@ class Engine:
         self._epoch = 0
         self._hold_rounds_until = 0.0
         self._session: Session | None = None
+        self._greeted = False  # the last attempt to connect came as far as a welcome
         self._stop = threading.Event()
 
     # Sessions -------------------------------------------------------------------------------------------------
@@ -118,7 +119,7 @@ class Engine:
         context = self._context()
         wait = BACK_OFF_SECONDS[0]
         while not self._stop.is_set():
-            began = time.monotonic()
+            self._greeted = False
             try:
                 self._one_session(context)
             except Refused as error:
@@ -126,7 +127,7 @@ class Engine:
                 wait = FINAL_BACK_OFF_SECONDS if error.final else wait
             except (RhaError, OSError) as error:
                 self._link_lost(error)
-            if time.monotonic() - began > 60:
+            if self._greeted:
                 wait = BACK_OFF_SECONDS[0]
             self._stop.wait(wait * random.uniform(0.5, 1.0))
             wait = min(wait * 2, BACK_OFF_SECONDS[1])
@@ -151,6 +152,7 @@ class Engine:
                 self.capture.renew(welcome.lsn_floor)
                 welcome = session.greet()
             self._take_welcome(welcome)
+            self._greeted = True
             with self._lock:
                 self._session, self._link_why = session, f"connected to {welcome.host}"
             try:
