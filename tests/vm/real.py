@@ -2,28 +2,24 @@
 
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from rha.errors import VmError
 from rha.vm.libvirt import LibvirtHost
 
 
 @pytest.fixture
-def libvirt_host():
-    """The system's libvirt. Skips where it does not answer."""
+def libvirt_host(libvirt_answers: None) -> Iterator[LibvirtHost]:
+    """The system's libvirt."""
     host = LibvirtHost()
-    try:
-        host.state("rha-no-such-domain")
-    except VmError as error:
-        pytest.skip(error.cause)
     yield host
     host.close()
 
 
 @pytest.fixture
-def store():
+def store() -> Iterator[Path]:
     """pytest's own folders are closed to other users, all the way up; this one stands where a store could."""
     folder = Path(tempfile.mkdtemp(prefix="rha-test-", dir="/var/lib"))
     yield folder
