@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from demo import hypervisor
+
 NO_SKIP = os.environ.get("RHA_NO_SKIP") == "1"
 
 
@@ -76,3 +78,10 @@ def mounted(tmp_path: Path) -> Iterator[Callable[..., Path]]:
             return point
 
         yield make
+
+
+@pytest.fixture(scope="session")
+def libvirt_answers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """libvirt's daemons run while the tests do; where no systemd starts them, they are ours and end with the tests."""
+    with hypervisor.running(tmp_path_factory.mktemp("libvirt")):
+        yield

@@ -30,6 +30,11 @@ class WrittenSectors:
         if lib.rha_sectors_add_run(self._set, self._disk, ffi.from_buffer(run), len(run)):
             raise _no_memory()
 
+    def add_range(self, offset: int, length: int) -> None:
+        """Adds a byte range, whole sectors; what lies beyond the disk is left out."""
+        if lib.rha_sectors_add(self._set, offset // SECTOR, (offset + length) // SECTOR):
+            raise _no_memory()
+
     def without(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
         """The parts of a byte range that the stream has not written: (offset, length), ascending. Whole sectors."""
         first, at, end = ffi.new("uint64_t *"), offset // SECTOR, (offset + length) // SECTOR

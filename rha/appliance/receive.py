@@ -18,11 +18,10 @@ from collections.abc import Callable
 
 from rha.appliance.replica import Replica
 from rha.errors import NetworkError, RhaError
-from rha.image.storage_daemon import ImageReader
 from rha.sync.blocks import BLOCK_BYTES, DIGEST_BYTES, differing, digests
 from rha.wire import frames, tls
 from rha.wire.frames import BadFrame, FrameType, Header
-from rha.wire.messages import Ack, Hello, Refuse
+from rha.wire.messages import Ack, Hello, Refuse, Welcome
 from rha.wire.stream import FrameReader
 
 GROUP_BYTES = 16 << 20
@@ -42,21 +41,32 @@ class Connection:
 
     def greet(self, replica_for: Callable[[Hello], Replica]) -> Replica:
         """HELLO and WELCOME. `replica_for(hello)` gives the scenario's replica, with this connection as its only one.
+        An engine whose LSNs lie below what the appliance has seen begins a new generation and greets once more.
 
         Raises RhaError, after the engine was told why.
         """
-        header, payload = self._reader.read()
-        if header.type is not FrameType.HELLO:
-            raise BadFrame("the engine does not greet", cause=f"{header.type.name} instead of HELLO")
-        hello = frames.decode_control(header, payload, Hello)
+        hello = self._read_hello()
         try:
             replica = replica_for(hello)
-            raw = frames.control(FrameType.HELLO, hello, lsn=hello.first_lsn)
-            self._send(FrameType.WELCOME, replica.welcome(hello, raw, socket.gethostname()))
+            welcome = self._welcome(replica, hello)
+            if not welcome.generation_known and hello.first_lsn <= welcome.lsn_floor:
+                welcome = self._welcome(replica, self._read_hello())
         except RhaError as error:
             self.refuse(error)
             raise
         return replica
+
+    def _read_hello(self) -> Hello:
+        header, payload = self._reader.read()
+        if header.type is not FrameType.HELLO:
+            raise BadFrame("the engine does not greet", cause=f"{header.type.name} instead of HELLO")
+        return frames.decode_control(header, payload, Hello)
+
+    def _welcome(self, replica: Replica, hello: Hello) -> Welcome:
+        raw = frames.control(FrameType.HELLO, hello, lsn=hello.first_lsn)
+        welcome = replica.welcome(hello, raw, socket.gethostname())
+        self._send(FrameType.WELCOME, welcome)
+        return welcome
 
     def refuse(self, error: RhaError, *, final: bool = False) -> None:
         """Tells the engine why the connection ends."""
@@ -167,27 +177,22 @@ class _Comparer(threading.Thread):
         return found
 
     def run(self) -> None:
-        readers: dict[int, ImageReader] = {}
         try:
             while (question := self._questions.get()) is not None:
-                self._answers.put((question[0], self._compare(readers, *question)))
+                self._answers.put((question[0], self._compare(*question)))
                 os.write(self._wake, b"\0")
         except RhaError as error:
             self._failure = error
             os.write(self._wake, b"\0")
-        finally:
-            for reader in readers.values():
-                reader.close()
 
-    def _compare(self, readers: dict[int, ImageReader], header: Header, theirs: bytes, position: int) -> bytes:
+    def _compare(self, header: Header, theirs: bytes, position: int) -> bytes:
         self._replica.wait_applied(position)
-        if header.disk not in readers:
-            readers[header.disk] = self._replica.reader(header.disk)
-        reader = readers[header.disk]
-        length = min(len(theirs) // DIGEST_BYTES * BLOCK_BYTES, reader.bytes - header.offset)
-        if length <= (len(theirs) // DIGEST_BYTES - 1) * BLOCK_BYTES:
-            raise BadFrame("digests beyond the end of the disk", cause=f"offset {header.offset} of {reader.bytes}")
-        return differing(digests(memoryview(reader.read(header.offset, length))), theirs)
+        blocks, size = len(theirs) // DIGEST_BYTES, self._replica.disk_bytes(header.disk)
+        length = min(blocks * BLOCK_BYTES, size - header.offset)
+        if length <= (blocks - 1) * BLOCK_BYTES:
+            raise BadFrame("digests beyond the end of the disk", cause=f"{blocks} blocks at {header.offset} of {size}")
+        mine = digests(memoryview(self._replica.read_image(header.disk, header.offset, length)))
+        return differing(mine, theirs)
 
     def stop(self) -> None:
         self._questions.put(None)

@@ -38,7 +38,7 @@ from rha.report import Point, Report
 from rha.scenario import Scenario, from_plain
 from rha.wire import frames
 from rha.wire.frames import BadFrame, FrameType, Header
-from rha.wire.messages import PROTOCOL, DiskNeed, Gap, Heartbeat, Hello, Mark, Welcome
+from rha.wire.messages import PROTOCOL, DiskNeed, End, Gap, Heartbeat, Hello, Mark, Welcome
 
 SPOOL_BYTES = 16 << 30  # durable and not yet applied; beyond it the receiver waits, and the master falls to its bitmap
 
@@ -62,12 +62,15 @@ class Replica:
         self._applied_state = catalog.load_stream(folder)
         self._state = self._applied_state  # what the durable stream says; ahead of the images
         self._written: dict[int, WrittenSectors] = {}
+        self._read_lock = threading.Lock()  # the readers; taken after _lock, never before it
+        self._readers: dict[int, ImageReader] = {}
         self._daemon: StorageDaemon | None = None
         self._writers: list[ImageWriter] = []
         self._applier: Applier | None = None
         # How far the images were when they were closed; valid while they are.
         self._closed_at = checkpoint.load(folder / "checkpoint.json")
         self._guard: guard.Guard | None = None
+        self._sync_ended = self._journal.end  # journal position behind the last end of a sync
         self._merging = False
         self._merge_failure: str | None = None
         self._images_changed = threading.Condition(self._lock)
@@ -139,6 +142,10 @@ class Replica:
             applier, daemon, writers = self._applier, self._daemon, self._writers
             self._applier = self._daemon = None
             self._writers = []
+        with self._read_lock:
+            for reader in self._readers.values():
+                reader.close()
+            self._readers.clear()
         if applier:
             applier.stop()
             self._closed_at = applier.saved
@@ -151,8 +158,10 @@ class Replica:
 
     def _guard_before(self, message: Message) -> None:
         """Called before a frame that may end consistency is taken."""
-        if not isinstance(message, Gap | Mark | Hello) or self._merging or not self._state.disks:
+        if not isinstance(message, Gap | Mark | Hello) or not self._state.disks:
             return
+        with self._images_changed:
+            self._images_changed.wait_for(lambda: not self._merging)
         if self._guard is None and self._state.why_not_consistent():
             return  # the images show no point that could be kept
         if self._guard and not self._guard.on_base:
@@ -174,7 +183,9 @@ class Replica:
         with self._lock:
             if self._guard is None or self._guard.on_base or self._merging or self._is_retired:
                 return
-            if self.why_not_consistent():
+            # The images may be consistent still because they lag: they must have come past the end of the sync.
+            applied = self._applier.applied_position if self._applier else 0
+            if self._state.why_not_consistent() or applied < self._sync_ended or self.why_not_consistent():
                 return
             self._merging = True
         threading.Thread(target=self._merge, name=f"merge-{self.name}", daemon=True).start()
@@ -346,6 +357,8 @@ class Replica:
             self._append(header, payload)
         self._state = state
         self._follow_sync(state, message)
+        if isinstance(message, End):
+            self._sync_ended = self._journal.end
 
     def _append(self, header: Header, payload: memoryview) -> None:
         head = frames.encode(
@@ -363,12 +376,12 @@ class Replica:
         self._journal.append([head, payload])
 
     def _follow_sync(self, state: StreamState, message: Message) -> None:
-        """The minus rule counts from the mark to the end of a sync."""
+        """The minus rule counts from the mark to the end of a sync, or to the next mark when it was broken off."""
         if isinstance(message, Mark):
             for disk in message.disks:
                 self._written[disk] = WrittenSectors(disk, state.disks[disk].bytes)
         for disk in list(self._written):
-            if state.disks[disk].phase != "syncing":
+            if state.disks[disk].phase not in ("syncing", "broken"):
                 del self._written[disk]
 
     def _journal_resync(self, header: Header, payload: memoryview) -> None:
@@ -460,13 +473,34 @@ class Replica:
                     moment = max(moment, beat.time)
             return Point(lsn=self.applied_lsn, time=moment)
 
-    def reader(self, disk: int) -> ImageReader:
-        """A reader of one image, for the thread that calls. Raises StateError while the images are closed."""
-        if self._daemon is None:
-            raise StateError(
-                "the images are closed", cause=f"{self.name} is failing over or serving", hint="rha status"
-            )
-        return self._daemon.reader(self._state.disks[disk].name)
+    def read_image(self, disk: int, offset: int, length: int) -> bytes:
+        """Bytes of an image as it is now; waits while the images are closed for a merge.
+
+        Raises BadFrame when the range is not on the disk, StateError when a substitute VM has the images.
+        """
+        if not 0 <= disk < len(self._state.disks) or offset + length > self._state.disks[disk].bytes:
+            raise BadFrame("a range that the disk does not have", cause=f"{length} bytes at {offset} of disk {disk}")
+        while True:
+            self._await_open()
+            with self._read_lock:
+                daemon = self._daemon
+                if daemon is None:
+                    continue
+                if disk not in self._readers:
+                    self._readers[disk] = daemon.reader(self._state.disks[disk].name)
+                return self._readers[disk].read(offset, length)
+
+    def _await_open(self, timeout: float | None = None) -> Applier:
+        with self._images_changed:
+            self._images_changed.wait_for(lambda: self._applier or self._is_retired or not self._merging, timeout)
+            if self._applier is None:
+                cause = f"a substitute VM has the disks of {self.name}, or a merge failed"
+                raise StateError("the images are closed", cause=cause, hint="rha status")
+            return self._applier
+
+    def disk_bytes(self, disk: int) -> int:
+        """Size of a disk; 0 when there is no such disk."""
+        return self._state.disks[disk].bytes if 0 <= disk < len(self._state.disks) else 0
 
     @property
     def journal_end(self) -> int:
@@ -479,13 +513,7 @@ class Replica:
 
         Raises what the applier died of, StateError when a substitute VM has the images.
         """
-        with self._images_changed:
-            self._images_changed.wait_for(lambda: self._applier or self._is_retired or not self._merging, timeout)
-            applier = self._applier
-        if applier is None:
-            raise StateError(
-                "the images are closed", cause=f"{self.name} is failing over or serving", hint="rha status"
-            )
+        applier = self._await_open(timeout)
         return applier.wait_applied(self._journal.durable if position is None else position, timeout)
 
     # Report ---------------------------------------------------------------------------------------------------

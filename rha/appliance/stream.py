@@ -95,7 +95,8 @@ def fold(state: StreamState, header: Header, message: Message, *, redo: bool = F
         return _change(state, message.disks, phase="ordered", end_lsn=message.lsn, why="")
     if isinstance(message, Gap):
         return _change(state, [message.disk], phase="broken", why=message.reason)
-    if header.type is FrameType.RESYNC and _disk(state, header.disk).phase != "syncing":
+    if header.type is FrameType.RESYNC and _disk(state, header.disk).phase not in ("syncing", "broken"):
+        # After a gap the sync is broken off, but what was read before is on its way and still counts.
         raise BadFrame("sync data outside a sync", cause=f"disk {header.disk} at LSN {header.lsn}")
     return state
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,6 +69,7 @@ class Warden(threading.Thread):
         self._round_begun = 0.0
         self._verdict: Verdict | None = None
         self._said = ""
+        self._bug = ""
         self._failures = 0
         self._retry_at = 0.0
         self._acting = threading.Lock()
@@ -78,8 +80,12 @@ class Warden(threading.Thread):
         while not self._stopping.wait(LOOK_SECONDS):
             try:
                 self._look()
+                self._bug = ""
             except RhaError as error:
                 self._say(str(error).replace("\n", "; "))
+            except Exception as error:  # noqa: BLE001 - a bug must neither end the watch nor be hidden by its going on
+                self._bug = f"bug in the watch: {error!r}"
+                self._say("".join(traceback.format_exception(error)))
 
     def stop(self) -> None:
         """Ends the watch; a substitute that runs goes on running."""
@@ -229,4 +235,6 @@ class Warden(threading.Thread):
         elif self._verdict is not None and self._verdict.action is not Action.NONE:
             report.alarms = [*report.alarms, self._verdict.why]
             report.health = "alarm"
+        if self._bug:
+            report.alarms, report.health = [*report.alarms, self._bug], "alarm"
         return report

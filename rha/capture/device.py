@@ -107,6 +107,12 @@ def _why_not(device: Device, size: int, used: int) -> RhaError | None:
             cause="a zone append gets its place on the device, so the probe cannot know it",
             hint="protect the file system's other devices, or move the data to a conventional disk",
         )
+    if not (device.queue.parent / "mq").exists():
+        return DeviceError(
+            f"device {path} is bio-based (device mapper, md, zram)",
+            cause="it has no request queue, so the probe could not see when a write completes or fails",
+            hint="protect the disks below it: lsblk -s " + path,
+        )
     if used > size:
         return DeviceError(
             f"device {path} is smaller than its file system",

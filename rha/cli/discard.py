@@ -14,9 +14,10 @@ from rha.errors import StateError
 @click.argument("scenario")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def command(scenario: str, yes: bool) -> None:
-    """End a failover: remove the substitute VM and everything it has written.
+    """End a failover: remove the substitute VM, receive again.
 
-    Run it on the appliance. The replica below is as it was, and the master may connect again.
+    Run it on the appliance. What the substitute has written is removed with it; the replica below is as it was, and
+    the master may connect again.
     """
     click.echo(f"The substitute VM of {scenario} will be cut off and removed, with all that it wrote since it started.")
     if not yes:

@@ -109,6 +109,7 @@ class Engine:
         self._epoch = 0
         self._hold_rounds_until = 0.0
         self._session: Session | None = None
+        self._greeted = False  # the last attempt to connect came as far as a welcome
         self._stop = threading.Event()
 
     # Sessions -------------------------------------------------------------------------------------------------
@@ -118,7 +119,7 @@ class Engine:
         context = self._context()
         wait = BACK_OFF_SECONDS[0]
         while not self._stop.is_set():
-            began = time.monotonic()
+            self._greeted = False
             try:
                 self._one_session(context)
             except Refused as error:
@@ -126,7 +127,7 @@ class Engine:
                 wait = FINAL_BACK_OFF_SECONDS if error.final else wait
             except (RhaError, OSError) as error:
                 self._link_lost(error)
-            if time.monotonic() - began > 60:
+            if self._greeted:
                 wait = BACK_OFF_SECONDS[0]
             self._stop.wait(wait * random.uniform(0.5, 1.0))
             wait = min(wait * 2, BACK_OFF_SECONDS[1])
@@ -147,8 +148,11 @@ class Engine:
                 on_tick=self._on_tick,
             )
             welcome = session.greet()
-            if not self._take_welcome(welcome):
-                return
+            if not welcome.generation_known and self._first_lsn() <= welcome.lsn_floor:
+                self.capture.renew(welcome.lsn_floor)
+                welcome = session.greet()
+            self._take_welcome(welcome)
+            self._greeted = True
             with self._lock:
                 self._session, self._link_why = session, f"connected to {welcome.host}"
             try:
@@ -157,14 +161,11 @@ class Engine:
                 self._end_session()
 
     def _first_lsn(self) -> int:
-        return self.capture.lsn_base + self.capture.ring.consumer
+        """The oldest LSN that the ring still holds; 0 while this generation has none."""
+        return self.capture.lsn_base + self.capture.ring.consumer if self.capture.lsn_base else 0
 
-    def _take_welcome(self, welcome: Welcome) -> bool:
-        """True when the stream may go on. False: this generation cannot, a new one was begun; connect again."""
+    def _take_welcome(self, welcome: Welcome) -> None:
         needs = {need.name: need for need in welcome.disks}
-        if not welcome.generation_known and (not self.capture.lsn_base or self._first_lsn() <= welcome.lsn_floor):
-            self.capture.renew(welcome.lsn_floor)
-            return False
         with self._lock:
             for i, disk in enumerate(self.scenario.disk):
                 need = needs.get(disk.name, DiskNeed(name=disk.name, need="compare"))
@@ -177,7 +178,6 @@ class Engine:
                     and self.capture.mode(i) == shared.MODE_DATA
                     and not any(gap.disk == i for gap in self.capture.gaps())
                 )
-        return True
 
     def _end_session(self) -> None:
         with self._lock:

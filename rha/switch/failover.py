@@ -79,9 +79,10 @@ def _do(step: Step, effects: Steps, say: Say) -> None:
     begun = time.monotonic()
     try:
         effects.do(step)
-    except RhaError as error:
-        record.seconds, record.failure = time.monotonic() - begun, error.what
-        progress.state, progress.why = FAILED, f"{step.name}: {error.what}"
+    except Exception as error:
+        what = error.what if isinstance(error, RhaError) else f"bug: {error!r}"
+        record.seconds, record.failure = time.monotonic() - begun, what
+        progress.state, progress.why = FAILED, f"{step.name}: {what}"
         ledger.store(folder, progress)
         say(progress.sentence())
         raise

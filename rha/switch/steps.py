@@ -118,6 +118,7 @@ class Steps:
                 bus=bus,
                 accelerator=accelerator.name,
                 disks=(overlays[first], *overlays[:first], *overlays[first + 1 :]),
+                backing=tuple(Path(image.path) for image in progress.images),
                 network=wanted.network,
                 folder=self.host.folder,
                 store=self.host.store,

@@ -29,9 +29,9 @@ class DomainState(StrEnum):
 class VmSpec:
     """Everything about a substitute VM, nothing left to be looked up. `memory` in bytes.
 
-    `disks`: qcow2 files in the order of the scenario, the first one boots. `folder`: the scenario's folder, for the
-    console log and the firmware's variables. `store`: the outermost folder of ours; from there downwards the host's VM
-    user may be let in.
+    `disks`: qcow2 files in the order of the scenario, the first one boots; `backing`: the images below them. `folder`:
+    the scenario's folder, for the console log and the firmware's variables. `store`: the outermost folder of ours; from
+    there downwards the host's VM user may be let in.
     """
 
     name: str
@@ -42,6 +42,7 @@ class VmSpec:
     bus: Bus
     accelerator: AcceleratorName
     disks: tuple[Path, ...]
+    backing: tuple[Path, ...]
     network: Network
     folder: Path
     store: Path

@@ -110,13 +110,12 @@ def _judge_mbr(disk: Reader, partitions: tuple[Partition, ...], first: bytes) ->
         return Layout("mbr", partitions, None, "MBR without boot code and without EFI system partition")
     if b"GRUB" in first[:440]:
         return Layout("mbr", partitions, "bios", "GRUB in the MBR")
+    if not partitions:
+        return Layout("mbr", (), None, "a boot sector of no known loader, and no partition")
     active = [part for part in partitions if part.active]
     if any(_has_boot_sector(disk, part) for part in active):
         return Layout("mbr", partitions, "bios", f"boot code in the MBR and in active partition {active[0].number}")
-    if partitions and not active:
-        why = "boot code of no known loader in the MBR, no active partition: BIOS is a guess"
-    else:
-        why = "boot code of no known loader in the MBR: BIOS is a guess"
+    why = "boot code of no known loader in the MBR and in no active partition: BIOS is a guess"
     return Layout("mbr", partitions, "bios", why, sure=False)
 
 

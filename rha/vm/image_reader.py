@@ -26,7 +26,8 @@ class _Image:
 
 @contextlib.contextmanager
 def open_image(path: Path, format: str) -> Iterator[_Image]:
-    """A `disk_layout.Reader` of an image. libnbd ends its qemu-nbd with the block, or with us.
+    """A `disk_layout.Reader` of an image. qemu-nbd ends when its only client hangs up, and is killed when the handle is
+    collected.
 
     Raises StorageError when the image cannot be opened or read.
     """
@@ -37,4 +38,5 @@ def open_image(path: Path, format: str) -> Iterator[_Image]:
     except nbd.Error as error:
         raise StorageError(f"image {path} cannot be read", cause=str(error), hint=f"qemu-img info {path}") from error
     finally:
-        handle.close()
+        if handle.aio_is_ready():
+            handle.shutdown()

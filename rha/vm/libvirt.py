@@ -66,7 +66,7 @@ class LibvirtHost(VmHost):
     def define(self, spec: VmSpec) -> None:
         self._check_name_is_free(spec)
         uid, gid = self._vm_user()
-        for folder in {spec.folder, *(path.parent for path in spec.disks)}:
+        for folder in {spec.folder, *(path.parent for path in (*spec.disks, *spec.backing))}:
             let_in(folder, spec.store, uid, gid)
         code, variables = _find_firmware() if spec.firmware == "uefi" else (None, None)
         xml = domain_xml(spec, firmware_code=code, firmware_variables=variables)

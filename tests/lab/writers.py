@@ -1,4 +1,4 @@
-"""Writers for the protected disks: threads that write at random until told to stop, and what they know to be durable."""
+"""Writers for the protected disks: threads that write at random until stopped, and what they know to be durable."""
 
 from __future__ import annotations
 

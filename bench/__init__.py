@@ -1,0 +1,1 @@
+"""Measurements: `make bench`. Figures are medians of one run, speeds always beside something measured in that run."""

@@ -1,0 +1,93 @@
+"""What the measurements are made on: devices in memory, a probe, the kernel's statistics. Each gives back
+what it took when its block is left."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from rha.capture import bpf, pins, probe
+from rha.capture.capture import Capture
+from rha.capture.device import lookup
+
+MEMORY = Path("/dev/shm")
+_STATISTICS = Path("/proc/sys/kernel/bpf_stats_enabled")
+
+
+@contextlib.contextmanager
+def loop_device(size: int) -> Iterator[str]:
+    """A loop device over a file in memory, all `size` bytes present: the first write of a page is no slower than
+    the second."""
+    file = MEMORY / f"rha-bench-{os.getpid()}-{size}-{threading.get_ident()}-{len(list(MEMORY.iterdir()))}"
+    device = ""
+    try:
+        with open(file, "wb") as backing:
+            os.posix_fallocate(backing.fileno(), 0, size)
+        device = _output("losetup", "--find", "--show", "--direct-io=off", str(file))
+        yield device
+    finally:
+        if device:
+            subprocess.run(["losetup", "--detach", device], check=True)
+        file.unlink(missing_ok=True)
+
+
+def _output(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@contextlib.contextmanager
+def bpf_statistics() -> Iterator[None]:
+    """The kernel counts calls and nanoseconds of every BPF program; that costs each call two clock reads."""
+    before = _STATISTICS.read_text()
+    _STATISTICS.write_text("1")
+    try:
+        yield
+    finally:
+        _STATISTICS.write_text(before)
+
+
+@contextlib.contextmanager
+def capture(device: str, ring_bytes: int) -> Iterator[Capture]:
+    """The probe, loaded for one device under a scenario name of this process; the disk stands in bitmap mode."""
+    name = f"bench-{os.getpid()}"
+    probe.load(probe.Specification(scenario=name, devices=[device], ring_bytes=ring_bytes))
+    try:
+        running = Capture(name, [lookup(device)])
+        try:
+            yield running
+        finally:
+            running.close()
+    finally:
+        pins.remove(name)
+
+
+def figures(running: Capture, program: str = "on_queue") -> bpf.ProgramFigures:
+    """The kernel's counters of one program of the probe."""
+    fd = bpf.get(pins.folder(running.scenario) / program)
+    try:
+        return bpf.figures(fd)
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def drained(running: Capture) -> Iterator[None]:
+    """A reader that looks at each record's header and gives the space back: the least that any reader does."""
+    over = threading.Event()
+
+    def read() -> None:
+        while not over.is_set():
+            if running.ring.wait(0.1):
+                running.ring.release(running.ring.next(16 << 20).end)
+
+    reader = threading.Thread(target=read, name="reader")
+    reader.start()
+    try:
+        yield
+    finally:
+        over.set()
+        reader.join()

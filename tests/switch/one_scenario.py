@@ -1,0 +1,42 @@
+"""One scenario's side of an appliance, for failovers: real image files, no stream."""
+
+from pathlib import Path
+
+from rha.errors import StorageError
+from rha.image.storage_daemon import ImageSpec
+from rha.report import Point
+from rha.scenario import Appliance, Disk, Scenario, Vm
+
+
+class OneScenario:
+    """Satisfies FailoverHost. `calls` in order; a verb in `broken` raises."""
+
+    def __init__(self, store: Path, images: list[Path], vm: Vm, why: str | None = None) -> None:
+        self.store, self.folder = store, images[0].parent
+        self.images, self.why, self.calls = images, why, list[str]()
+        self.broken: set[str] = set()
+        self.scenario = Scenario(
+            name=f"{self.folder.name}",
+            disk=[Disk(name=path.stem, device=f"/dev/{path.stem}") for path in images],
+            appliance=Appliance(address="a:1", ca="/a", certificate="/b", key="/c"),
+            vm=vm,
+        )
+
+    def _called(self, verb: str) -> None:
+        self.calls.append(verb)
+        if verb in self.broken:
+            raise StorageError(f"{verb} broke")
+
+    def why_not_consistent(self) -> str | None:
+        return self.why
+
+    def stop_receiving(self) -> None:
+        self._called("stop_receiving")
+
+    def apply_spool(self, limit_seconds: float) -> Point | None:
+        self._called("apply_spool")
+        return None if self.why else Point(lsn=4096, time=1000.0)
+
+    def close_images(self) -> list[ImageSpec]:
+        self._called("close_images")
+        return [ImageSpec(path.stem, path, path.suffix[1:]) for path in self.images]
