@@ -69,8 +69,8 @@ static inline u64 disk_number(u64 gendisk) {
   return (both & 0xffffffff) << 20 | both >> 32;
 }
 
-/* The part of a bio that matters, read at once. Each call of the reading helper costs some 40 ns: structures read whole instead of
- * field by field took the probe from 1.36 to 0.91 us per 4 KiB write. */
+/* The part of a bio that matters, read at once. Each call of the reading helper costs some 40 ns: structures read whole
+ * instead of field by field took the probe from 1.36 to 0.91 us per 4 KiB write. */
 #define BIO_HEAD (OFF_bio_bi_io_vec + 8)
 struct bio_head { u8 bytes[BIO_HEAD]; } __attribute__((aligned(8)));
 _Static_assert(OFF_bio_bi_bdev < BIO_HEAD && OFF_bio_bi_opf < BIO_HEAD && OFF_bio_bi_iter + SZ_bvec_iter <= BIO_HEAD, "bio");
@@ -120,20 +120,24 @@ static inline void lose(struct rha_disk *d, u32 disk, u32 reason) {
   d->mode = RHA_MODE_BITMAP;
 }
 
-/* Copies up to c->record_left bytes of the bio behind the record's header. 0 when all of it arrived. */
+/* Puts the cursor on the next piece of the bio. 0 when it could be read. */
+static inline int next_vec(struct rha_state *s, struct cursor *c) {
+  struct { u8 bytes[SZ_bio_vec]; } __attribute__((aligned(8))) vec;
+  if (bpf_probe_read_kernel(&vec, sizeof(vec), (void *)c->bvec)) return -1;
+  u64 page = *(u64 *)(vec.bytes + OFF_bio_vec_bv_page);
+  u32 offset = *(u32 *)(vec.bytes + OFF_bio_vec_bv_offset), length = *(u32 *)(vec.bytes + OFF_bio_vec_bv_len);
+  c->src = s->direct_map + ((page - s->vmemmap) / SZ_page << 12) + offset + c->skip;
+  c->left_in_vec = length - c->skip;
+  c->skip = 0;
+  c->bvec += SZ_bio_vec;
+  return 0;
+}
+
+/* Copies c->record_left bytes of the bio behind the record's header. 0 when all of it arrived. */
 static inline int copy_payload(struct dynptr *p, struct cursor *c, struct rha_state *s) {
   for (int i = 0; i < MAX_CHUNKS; i++) {
     if (c->record_left == 0) return 0;
-    if (c->left_in_vec == 0) {
-      struct { u8 bytes[SZ_bio_vec]; } __attribute__((aligned(8))) vec;
-      if (bpf_probe_read_kernel(&vec, sizeof(vec), (void *)c->bvec)) return -1;
-      u64 page = *(u64 *)(vec.bytes + OFF_bio_vec_bv_page);
-      u32 offset = *(u32 *)(vec.bytes + OFF_bio_vec_bv_offset), length = *(u32 *)(vec.bytes + OFF_bio_vec_bv_len);
-      c->src = s->direct_map + ((page - s->vmemmap) / SZ_page << 12) + offset + c->skip;
-      c->left_in_vec = length - c->skip;
-      c->skip = 0;
-      c->bvec += SZ_bio_vec;
-    }
+    if (c->left_in_vec == 0 && next_vec(s, c)) return -1;
     u64 n = c->left_in_vec;
     if (n > c->record_left) n = c->record_left;
     if (n >= CHUNK) {
@@ -157,6 +161,45 @@ static inline int copy_payload(struct dynptr *p, struct cursor *c, struct rha_st
   return c->record_left == 0 ? 0 : -1;
 }
 
+/* A record of any length. 0 when it is in the ring; else c->reason says why not. */
+static inline int put(struct rha_state *s, struct cursor *c, struct rha_record *r, u64 payload) {
+  struct dynptr p = {};
+  if (reserve_dynptr(RING, sizeof(*r) + payload, 0, &p)) {
+    discard_dynptr(&p, NO_WAKEUP);
+    c->reason = RHA_LOSS_RING_FULL;
+    return -1;
+  }
+  write_dynptr(&p, 0, r, sizeof(*r), 0);
+  c->record_left = payload;
+  c->out = sizeof(*r);
+  if (payload && copy_payload(&p, c, s)) {
+    discard_dynptr(&p, NO_WAKEUP);
+    c->reason = RHA_LOSS_READ_FAILED;
+    return -1;
+  }
+  submit_dynptr(&p, NO_WAKEUP);
+  return 0;
+}
+
+/* The same for the commonest record, one chunk in one piece: a length known beforehand saves a tenth of the time. */
+static inline int put_chunk(struct cursor *c, struct rha_record *r) {
+  struct { struct rha_record head; u8 bytes[CHUNK]; } *place = (void *)ring.ringbuf_reserve(sizeof(*place));
+  if (!place) {
+    c->reason = RHA_LOSS_RING_FULL;
+    return -1;
+  }
+  place->head = *r;
+  if (bpf_probe_read_kernel(place->bytes, CHUNK, (void *)c->src)) {
+    ring.ringbuf_discard(place, NO_WAKEUP);
+    c->reason = RHA_LOSS_READ_FAILED;
+    return -1;
+  }
+  ring.ringbuf_submit(place, NO_WAKEUP);
+  c->src += CHUNK;
+  c->left_in_vec -= CHUNK;
+  return 0;
+}
+
 /* Writes the next record of the bio under the cursor. 0 when it is in the ring; else c->reason says why not. */
 static inline int capture_record(struct rha_state *s, struct cursor *c) {
   u64 payload = c->op == RHA_WRITE ? c->bio_left : 0;
@@ -170,21 +213,15 @@ static inline int capture_record(struct rha_state *s, struct cursor *c) {
     .sector = c->bio_left ? c->sector - d->start : 0, .bytes = payload ? payload : c->bio_left,
     .disk = c->disk, .op = c->op, .flags = flags, .time_ns = bpf_ktime_get_ns(),
   };
-  struct dynptr p = {};
-  c->reason = RHA_LOSS_RING_FULL;
-  if (reserve_dynptr(RING, sizeof(r) + payload, 0, &p)) {
-    discard_dynptr(&p, NO_WAKEUP);
-    return -1;
-  }
-  write_dynptr(&p, 0, &r, sizeof(r), 0);
-  c->record_left = payload;
-  c->out = sizeof(r);
-  if (payload && copy_payload(&p, c, s)) {
-    discard_dynptr(&p, NO_WAKEUP);
+  if (payload && c->left_in_vec == 0 && next_vec(s, c)) {
     c->reason = RHA_LOSS_READ_FAILED;
     return -1;
   }
-  submit_dynptr(&p, NO_WAKEUP);
+  if (payload == CHUNK && c->left_in_vec >= CHUNK) {
+    if (put_chunk(c, &r)) return -1;
+  } else if (put(s, c, &r, payload)) {
+    return -1;
+  }
   struct rha_counters *n = counters_of(c->disk);
   if (n) {
     n->records++;
