@@ -64,7 +64,7 @@ def parse(data: bytes, structs: set[str], enumerators: set[str]) -> Btf:
     """
     try:
         found = _walk(data, structs, enumerators)
-    except (struct.error, IndexError, KeyError, UnicodeDecodeError) as error:
+    except (struct.error, IndexError, KeyError, ValueError) as error:
         raise HostError("the kernel's BTF cannot be read", cause=repr(error)) from error
     missing = structs - found.structs.keys()
     if missing:

@@ -14,6 +14,7 @@ from rha.errors import DeviceError, RhaError
 
 SYS_BLOCK = Path("/sys/dev/block")
 _BLKGETSIZE64 = 0x80081272
+_EXT_MAX_LOG_BLOCK = 6  # blocks of 64 KiB (EXT4_MAX_BLOCK_LOG_SIZE counts from 1 KiB)
 
 
 class Device(NamedTuple):
@@ -131,10 +132,12 @@ def file_system_bytes(head: bytes) -> int:
     """
     if len(head) >= 2048 and head[1024 + 56 : 1024 + 58] == b"\x53\xef":
         blocks, log_block = struct.unpack_from("<I", head, 1024 + 4)[0], struct.unpack_from("<I", head, 1024 + 24)[0]
+        if log_block > _EXT_MAX_LOG_BLOCK:
+            return 0  # damaged: the kernel would not mount it
         if struct.unpack_from("<I", head, 1024 + 96)[0] & 0x80:  # INCOMPAT_64BIT: s_blocks_count_hi is valid
             blocks |= struct.unpack_from("<I", head, 1024 + 336)[0] << 32
         return int(blocks << (10 + log_block))
-    if head[:4] == b"XFSB":
+    if len(head) >= 512 and head[:4] == b"XFSB":
         block, count = struct.unpack_from(">IQ", head, 4)
         return int(block * count)
     at = 0x10000
