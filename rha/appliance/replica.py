@@ -61,6 +61,7 @@ class Replica:
         self._journal = Journal.open(folder / "journal")
         self._applied_state = catalog.load_stream(folder)
         self._state = self._applied_state  # what the durable stream says; ahead of the images
+        self._redo_until = self._applied_state.position  # below it the images may be behind the saved state
         self._written: dict[int, WrittenSectors] = {}
         self._read_lock = threading.Lock()  # the readers; taken after _lock, never before it
         self._readers: dict[int, ImageReader] = {}
@@ -127,11 +128,12 @@ class Replica:
         applier.durable(self._journal.durable)
 
     def _refold(self, saved: Checkpoint) -> None:
-        """What the durable journal says behind the checkpoint: accepted once, so only followed."""
+        """What the durable journal says behind the saved state, or behind the checkpoint where that is further (only
+        data frames are between the two): accepted once, so only followed."""
         state = self._applied_state
-        if saved.lsn and state.next_lsn is not None:
+        if saved.position > state.position and saved.lsn and state.next_lsn is not None:
             state = msgspec.structs.replace(state, next_lsn=saved.lsn)
-        for entry in self._journal.read(saved.position, self._journal.durable):
+        for entry in self._journal.read(max(saved.position, state.position), self._journal.durable):
             state = fold(state, entry.header, decode(entry.header, entry.payload), redo=True)
         self._state = state
 
@@ -235,9 +237,10 @@ class Replica:
         """The images are not where the journal is any more: whatever the master says next, they must be compared."""
         disks = tuple(msgspec.structs.replace(disk, phase="stale", why="") for disk in self._state.disks)
         floor = self._state.lsn
-        self._state = self._applied_state = StreamState(generation="", next_lsn=None, floor=floor, disks=disks)
+        position = self._journal.durable
+        self._state = self._applied_state = StreamState(floor=floor, position=position, disks=disks)
         catalog.save_stream(self.folder, self._state)
-        self._closed_at = Checkpoint(position=self._journal.durable, lsn=floor, time_ns=self._closed_at.time_ns)
+        self._closed_at = Checkpoint(position=position, lsn=floor, time_ns=self._closed_at.time_ns)
         checkpoint.save(self.folder / "checkpoint.json", self._closed_at)
 
     def restore_images(self) -> None:
@@ -302,6 +305,9 @@ class Replica:
             raise BadFrame("the engine's scenario cannot be read", cause=str(error)) from error
         if [disk.name for disk in scenario.disk] != [disk.name for disk in hello.disks] or scenario.name != self.name:
             raise BadFrame("the engine contradicts itself", cause="its disks are not those of its scenario")
+        for disk in hello.disks:
+            if disk.bytes <= 0 or disk.bytes % 512:
+                raise BadFrame("a disk of an impossible size", cause=f"{disk.name}: {disk.bytes} bytes")
         for known, now in zip(self._state.disks, hello.disks, strict=False):
             if known.name != now.name or known.bytes != now.bytes:
                 raise StateError(
@@ -321,15 +327,23 @@ class Replica:
         header = frames.decode_header(raw[: frames.HEADER_BYTES])
         self._guard_before(hello)
         state = fold(self._state, header, hello)
-        fresh = not self._state.disks
-        self._state = state
-        if fresh:
-            catalog.save_stream(self.folder, state)
-            self._applied_state = state
-            self._open_images()
+        if not self._state.disks:
+            self._open_first_images(state)
         self._journal.append([raw])
         self._state = state
         self.commit()
+
+    def _open_first_images(self, state: StreamState) -> None:
+        """Creates the images. What cannot be made now is made at the next greeting: nothing is noted before."""
+        before = self._state
+        self._state = self._applied_state = state
+        try:
+            self._open_images()
+            catalog.save_stream(self.folder, state)
+        except RhaError:
+            self.close_images()
+            self._state = self._applied_state = before
+            raise
 
     def take(self, header: Header, payload: memoryview) -> None:
         """One checked frame of the stream: appended to the journal, or heard.
@@ -433,8 +447,11 @@ class Replica:
     def _on_applied_frame(self, entry: Entry) -> None:
         """In the applier's thread, once everything before the frame is in the images."""
         with self._lock:
+            if entry.position < self._applied_state.position:
+                return  # redone after a crash; the saved state knows it already
             message = decode(entry.header, entry.payload)
-            self._applied_state = fold(self._applied_state, entry.header, message, redo=True)
+            state = fold(self._applied_state, entry.header, message, redo=True)
+            self._applied_state = msgspec.structs.replace(state, position=entry.next_position)
             catalog.save_stream(self.folder, self._applied_state)
 
     @property
@@ -455,7 +472,9 @@ class Replica:
     def why_not_consistent(self) -> str | None:
         """The reason why the images are, as they stand, no state of the master; None when they are one."""
         with self._lock:
-            state = self._applied_state
+            state, applier = self._applied_state, self._applier
+            if (applier.applied_position if applier else self._closed_at.position) < self._redo_until:
+                return "what was not yet on stable storage before a crash is applied again"
             if state.next_lsn is not None or self.applied_lsn > state.floor:
                 state = msgspec.structs.replace(state, next_lsn=self.applied_lsn)
             return state.why_not_consistent()

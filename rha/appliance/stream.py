@@ -1,8 +1,8 @@
 """What a stream of frames says about the disks: folded frame by frame, at the receiver for what is durable, at the
 applier for what is in the images. Pure.
 
-Folding a tail of the stream a second time gives the same state: every frame sets its disks' state outright. That is
-what a redo after a crash does.
+A frame must not be folded twice: what was END's own place before would be sync data outside a sync. A redo after a
+crash therefore goes on folding at the saved state's `position`, not at the images' checkpoint.
 """
 
 from __future__ import annotations
@@ -32,11 +32,13 @@ class DiskState(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class StreamState(msgspec.Struct, kw_only=True, frozen=True):
-    """The whole. `next_lsn`: where the next frame must stand; None: anywhere above `floor`, a new generation."""
+    """The whole. `next_lsn`: where the next frame must stand; None: anywhere above `floor`, a new generation.
+    `position`: the journal below it is what the state was folded from; valid iff the state is a saved one."""
 
     generation: str = ""
     next_lsn: int | None = None
     floor: int = 0
+    position: int = 0
     disks: tuple[DiskState, ...] = ()
 
     @property

@@ -1,0 +1,118 @@
+"""What a replica knows after a crash, wherever its last checkpoint was, and after a greeting that failed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from one_replica import DISK_BYTES, Master, hello, opened
+
+from rha.appliance import checkpoint
+from rha.appliance.apply import _after
+from rha.appliance.checkpoint import Checkpoint
+from rha.appliance.stream import DiskState
+from rha.errors import RhaError
+from rha.journal.segment import Journal
+from rha.wire import frames
+from rha.wire.frames import FrameType
+from rha.wire.messages import Gap, Mark
+
+CONTENT = random.Random(1).randbytes(64 << 10)
+
+
+def crashes(folder: Path) -> Iterator[Checkpoint]:
+    """A crash with the last checkpoint behind each frame of the journal, one after the other."""
+    with Journal.open(folder / "web1" / "journal") as journal:
+        entries = list(journal.read(journal.first))
+    reached = Checkpoint()
+    for entry in entries:
+        checkpoint.save(folder / "web1" / "checkpoint.json", reached)
+        yield reached
+        reached = _after(entry, reached)
+
+
+def lived(folder: Path, last: str) -> tuple[DiskState, ...]:
+    """A replica that has seen a first sync and then something else; what it says of its disks in the end."""
+    replica = opened(folder)
+    master = Master(replica)
+    master.greet("a" * 32, 8)
+    master.sync(CONTENT)
+    if last == "gap":
+        master.control(FrameType.GAP, Gap(disk=0, reason="ring-full", count=1))
+    elif last == "mark":
+        master.control(FrameType.MARK, Mark(epoch=2, disks=[0], method="marked"))
+    elif last == "generation":
+        master.greet("b" * 32, 1 << 20)
+    master.settle()
+    expected = replica._state.disks
+    replica.close()
+    return expected
+
+
+@pytest.mark.parametrize("last", ["end", "gap", "mark", "generation"])
+def test_redo_from_any_checkpoint_gives_the_same_state(tmp_path: Path, last: str) -> None:
+    expected = lived(tmp_path, last)
+    for reached in crashes(tmp_path):
+        replica = opened(tmp_path)
+        try:
+            assert replica._state.disks == expected, reached
+            assert replica.wait_applied(timeout=30)
+            assert replica._applied_state.disks == expected, reached
+            assert (replica.why_not_consistent() is None) == (last == "end")
+        finally:
+            replica.close()
+
+
+def test_a_new_generation_goes_on_after_a_crash(tmp_path: Path) -> None:
+    """The new generation's LSNs are those it began with, not those of frames that were redone before it."""
+    lived(tmp_path, "generation")
+    *_, _ = crashes(tmp_path)  # the last checkpoint stands before the last frame, the new generation's greeting
+    replica = opened(tmp_path)
+    try:
+        master = Master(replica)
+        welcome = master.greet("b" * 32, 1 << 20)
+        assert [disk.need for disk in welcome.disks] == ["compare"]
+        assert replica.why_not_consistent()
+        master.sync(CONTENT[::-1])
+        assert replica.why_not_consistent() is None
+        assert replica.read_image(0, 0, len(CONTENT)) == CONTENT[::-1]
+    finally:
+        replica.close()
+
+
+@pytest.mark.parametrize("size", [0, -512, 513, 1 << 62])
+def test_a_greeting_with_an_impossible_disk_leaves_nothing(tmp_path: Path, size: int) -> None:
+    replica = opened(tmp_path)
+    try:
+        wrong = hello("a" * 32, 8, (size,))
+        with pytest.raises(RhaError):
+            replica.welcome(wrong, frames.control(FrameType.HELLO, wrong, lsn=8), "appliance")
+        assert not replica._state.disks
+        master = Master(replica)
+        master.greet("a" * 32, 8)
+        master.sync(CONTENT)
+        assert replica.read_image(0, 0, DISK_BYTES) == CONTENT + bytes(DISK_BYTES - len(CONTENT))
+    finally:
+        replica.close()
+
+
+def test_images_that_cannot_be_made_are_made_with_the_next_greeting(tmp_path: Path) -> None:
+    replica = opened(tmp_path)
+    try:
+        obstacle = tmp_path / "web1" / "images"
+        obstacle.mkdir()
+        (obstacle / "d0.qcow2").symlink_to("/nowhere/at/all")
+        message = hello("a" * 32, 8)
+        with pytest.raises(RhaError):
+            replica.welcome(message, frames.control(FrameType.HELLO, message, lsn=8), "appliance")
+        (obstacle / "d0.qcow2").unlink()
+        master = Master(replica)
+        master.greet("a" * 32, 8)
+        master.sync(CONTENT)
+        assert replica.why_not_consistent() is None
+    finally:
+        replica.close()
+    with Journal.open(tmp_path / "web1" / "journal") as journal:
+        assert next(iter(journal.read(journal.first))).header.type is FrameType.HELLO
