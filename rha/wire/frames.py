@@ -179,5 +179,10 @@ def zeros_payload(length: int) -> bytes:
 
 
 def zeros_length(payload: bytes | memoryview) -> int:
-    """Length in bytes of the all-zero range that a RESYNC frame with FLAG_ZEROS stands for."""
+    """Length in bytes of the all-zero range that a RESYNC frame with FLAG_ZEROS stands for.
+
+    Raises BadFrame when the payload holds none.
+    """
+    if len(payload) < _ZEROS_LENGTH.size:
+        raise BadFrame("zeros without a length", cause=f"{len(payload)} bytes of payload")
     return int(_ZEROS_LENGTH.unpack_from(payload)[0])
