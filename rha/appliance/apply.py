@@ -89,6 +89,11 @@ class Applier:
             self._news.notify_all()
 
     @property
+    def applied(self) -> Checkpoint:
+        """How far the images are, at one moment (not always flushed)."""
+        return self._applied
+
+    @property
     def applied_position(self) -> int:
         """Journal position below which everything is in the images (not always flushed)."""
         return self._applied.position

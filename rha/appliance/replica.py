@@ -142,6 +142,8 @@ class Replica:
         the journal. Raises StorageError."""
         with self._lock:
             applier, daemon, writers = self._applier, self._daemon, self._writers
+            if applier:  # a report between here and the checkpoint must not fall back to an older one
+                self._closed_at = applier.applied
             self._applier = self._daemon = None
             self._writers = []
         with self._read_lock:
@@ -175,10 +177,12 @@ class Replica:
             return
         self.close_images()
         guarded = guard.Guard(point=point)
-        guard.begin(self.folder, self.base_specs(), guarded)
-        with self._lock:
-            self._guard = guarded
-        self._open_images()
+        try:
+            guard.begin(self.folder, self.base_specs(), guarded)
+            with self._lock:
+                self._guard = guarded
+        finally:
+            self._open_images()
 
     def tend(self) -> None:
         """Ends the guard, beside the stream, once the images are consistent without it. Cheap when there is nothing."""
