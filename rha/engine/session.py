@@ -14,8 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import rha
-from rha.capture.capture import Capture, Gap
+from rha.capture.capture import Capture
 from rha.capture.ring import NO_LIMIT, Region
+from rha.engine.disks import Loss
 from rha.engine.outbox import Bulk, Insert, Outbox
 from rha.errors import NetworkError
 from rha.scenario import Scenario, to_plain
@@ -50,8 +51,9 @@ class Progress:
 class Session:
     """Ships one scenario over one connected socket.
 
-    `on_gap(gap)` is called from the session thread the moment a loss of order is noticed, `on_differs(disk, offset,
-    flags)` for each answer to HASHES, `on_tick()` about every 100 ms.
+    `look()` lists the losses of order that stand; `on_loss(loss)` is called, from the session thread, when one is
+    announced to the appliance, `on_differs(disk, offset, flags)` for each answer to HASHES, `on_tick()` about every
+    100 ms.
     """
 
     def __init__(
@@ -61,12 +63,14 @@ class Session:
         capture: Capture,
         *,
         report: Callable[[], object],
-        on_gap: Callable[[Gap], str],
+        look: Callable[[], list[Loss]],
+        on_loss: Callable[[Loss], None],
         on_differs: Callable[[int, int, bytes], None],
         on_tick: Callable[[], None],
     ) -> None:
         self._sock, self._scenario, self._capture = sock, scenario, capture
-        self._report, self._on_gap, self._on_differs, self._on_tick = report, on_gap, on_differs, on_tick
+        self._report, self._look, self._on_loss = report, look, on_loss
+        self._on_differs, self._on_tick = on_differs, on_tick
         self._reader = FrameReader(sock)
         self.outbox = Outbox()
         self.progress = Progress()
@@ -151,30 +155,34 @@ class Session:
     def _next_region(self) -> Region:
         """Committed records up to the next frame that must stand between them.
 
-        The gap positions are looked at after the end of the region is known: a record that was reserved after a lost
-        write left the probe is then never shipped as ordered.
+        Losses are looked for after the end of the region is known: a record that was reserved after a lost write left
+        the probe is then never shipped as ordered.
         """
         ring = self._capture.ring
         insert = self.outbox.next_insert()
         limit = insert.position if insert else NO_LIMIT
         region = ring.next(REGION_BYTES, limit)
-        news = [gap for gap in self._capture.gaps() if gap.disk not in self._announced]
+        if region.begin == region.end:
+            return region  # losses that nothing follows are announced with the next tick
+        news = self._announce_losses(region.begin)
         if not news:
             return region
-        for gap in news:
-            self._announce(gap, region.begin)
-            limit = min(limit, max(gap.position, region.begin))
         ring.seek(region.begin)
-        return ring.next(REGION_BYTES, limit)
+        return ring.next(REGION_BYTES, min(limit, *(max(loss.position, region.begin) for loss in news)))
 
-    def _announce(self, gap: Gap, shipped: int) -> None:
-        self._announced.add(gap.disk)
-        reason = self._on_gap(gap)
-        message = GapMessage(disk=gap.disk, reason=reason, count=sum(self._capture.losses(gap.disk).values()))
-        self.outbox.insert(Insert(max(gap.position, shipped), FrameType.GAP, message, _nothing, _nothing))
+    def _announce_losses(self, shipped: int) -> list[Loss]:
+        """Losses that this session has not announced; each gets its GAP, at ring position `shipped` or later."""
+        news = [loss for loss in self._look() if loss.disk not in self._announced]
+        for loss in news:
+            self._announced.add(loss.disk)
+            self._on_loss(loss)
+            count = sum(self._capture.losses(loss.disk).values())
+            message = GapMessage(disk=loss.disk, reason=loss.reason, count=count)
+            self.outbox.insert(Insert(max(loss.position, shipped), FrameType.GAP, message, _nothing, _nothing))
+        return news
 
-    def forget_gap(self, disk: int) -> None:
-        """The disk enters data mode again: its next gap is news."""
+    def forget_loss(self, disk: int) -> None:
+        """The disk enters data mode again: its next loss is news."""
         self._announced.discard(disk)
 
     def _ship_insert(self) -> bool:
@@ -208,6 +216,7 @@ class Session:
         now = time.monotonic()
         if now >= self._next_tick:
             self._next_tick = now + 0.1
+            self._announce_losses(self._capture.ring.cursor)
             self._on_tick()
         if now >= self._next_heartbeat:
             self._next_heartbeat = now + self._scenario.link.heartbeat
