@@ -13,9 +13,8 @@ from pathlib import Path
 from statistics import median
 
 from bench import figures as f
-from bench.lab import MEMORY, capture, loop_device, sparse_device
+from bench.lab import MEMORY, capture, fill, loop_device, sparse_device
 from bench.process import MIB, PeakMemory, cpu_seconds, resident_bytes
-from bench.writer import source
 from rha.capture import bpf, pins
 from tests.lab.lab import Engine, Lab, environment, wait_for
 
@@ -32,8 +31,7 @@ def measure() -> dict[str, object]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rha-bench-")))
         lab = Lab(folder, MEMORY, stack)
         device = stack.enter_context(loop_device(DISK_BYTES))
-        with open(device, "wb") as disk:
-            disk.write(source(DISK_BYTES))
+        fill(device, DISK_BYTES)
         lab.appliance.start()
         engine = lab.engine([device])
         found: dict[str, object] = {"load": f.load()}

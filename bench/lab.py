@@ -30,6 +30,15 @@ def loop_device(size: int) -> Iterator[str]:
             yield device
 
 
+def fill(device: str, size: int) -> None:
+    """Random bytes everywhere, written out: what stayed in the cache would be captured later."""
+    block = os.urandom(16 << 20)
+    with open(device, "wb", buffering=0) as disk:
+        for at in range(0, size, len(block)):
+            disk.write(block[: size - at])
+        os.fsync(disk.fileno())
+
+
 @contextlib.contextmanager
 def sparse_device(size: int) -> Iterator[str]:
     """A loop device over an empty file in memory, which may say that it is larger than the memory."""
