@@ -88,7 +88,6 @@ def _link(table: Clean) -> Iterator[Mistake]:
         )
         yield Mistake("link.lost_after", text)
 
-
     yield from _limit(table, "link.limit")
     for index, window in enumerate(table.get("schedule", [])):
         yield from _window(window, f"link.schedule[{index}]")
@@ -101,7 +100,11 @@ def _limit(table: Clean, path: str) -> Iterator[Mistake]:
 
 def _window(table: Clean, path: str) -> Iterator[Mistake]:
     yield from _limit(table, f"{path}.limit")
-    for field, why_not in (("from", schedule.why_no_clock), ("to", schedule.why_no_clock), ("days", schedule.why_no_days)):
+    for field, why_not in (
+        ("from", schedule.why_no_clock),
+        ("to", schedule.why_no_clock),
+        ("days", schedule.why_no_days),
+    ):
         why = why_not(table[field]) if field in table else None
         if why:
             yield Mistake(f"{path}.{field}", why)

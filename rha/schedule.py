@@ -28,9 +28,9 @@ def limit_at(link: Link, moment: datetime) -> Limit:
     """The limit at a local time: that of the first window which covers it, else the link's own."""
     for window in link.schedule:
         if _covers(window, moment):
-            return Limit(window.limit, f"{_shown(window.limit)} ({window.days} {window.begin}-{window.end})")
+            return Limit(int(window.limit), f"{_shown(window.limit)} ({window.days} {window.begin}-{window.end})")
     outside = " (outside the windows of the schedule)" if link.schedule else ""
-    return Limit(link.limit, f"{_shown(link.limit)}{outside}")
+    return Limit(int(link.limit), f"{_shown(link.limit)}{outside}")
 
 
 def _shown(rate: int) -> str:

@@ -30,7 +30,11 @@ def parse_seconds(text: str) -> float:
     return float(found[1]) * _SECONDS[found[2]]
 
 
-_RATES = {f"{unit}/s": size for unit, size in _SIZES.items()} | {"kbit/s": 125, "Mbit/s": 125_000, "Gbit/s": 125_000_000}
+_RATES = {f"{unit}/s": size for unit, size in _SIZES.items()} | {
+    "kbit/s": 125,
+    "Mbit/s": 125_000,
+    "Gbit/s": 125_000_000,
+}
 
 
 def parse_rate(text: str) -> int:
@@ -40,8 +44,8 @@ def parse_rate(text: str) -> int:
     """
     if text == "unlimited":
         return 0
-    found = re.fullmatch(r"(\d+)\s*([kMGT]?i?[Bb](?:it)?/s)", text)
-    if not found or found[2] not in _RATES or int(found[1]) == 0:
+    found = re.fullmatch(rf"(\d+)\s*({'|'.join(_RATES)})", text)
+    if not found or int(found[1]) == 0:
         raise ValueError(f"{text!r} is no rate; write for example 20MiB/s, 100Mbit/s, unlimited")
     return int(found[1]) * _RATES[found[2]]
 

@@ -37,6 +37,7 @@ from rha.journal.segment import Entry, Journal
 from rha.report import Point, Report
 from rha.scenario import Scenario, from_plain
 from rha.wire import frames
+from rha.wire.codec import Decompressor
 from rha.wire.frames import BadFrame, FrameType, Header
 from rha.wire.messages import PROTOCOL, DiskNeed, End, Gap, Heartbeat, Hello, Mark, Welcome
 
@@ -63,6 +64,7 @@ class Replica:
         self._state = self._applied_state  # what the durable stream says; ahead of the images
         self._redo_until = self._applied_state.position  # below it the images may be behind the saved state
         self._written: dict[int, WrittenSectors] = {}
+        self._decompressor = Decompressor()  # of the thread that takes
         self._read_lock = threading.Lock()  # the readers; taken after _lock, never before it
         self._readers: dict[int, ImageReader] = {}
         self._daemon: StorageDaemon | None = None
@@ -282,19 +284,30 @@ class Replica:
         with self._lock:
             self._written.clear()  # every session begins its syncs with a mark of its own
             known = hello.generation == self._state.generation and hello.first_lsn <= self._state.lsn
+            if self._has_hole(hello):
+                # The master no longer has what comes next. Its LSNs begin anew above all it has, and are compared.
+                return self._welcome(host, known=False, floor=hello.first_lsn)
             if not known and hello.first_lsn > self._state.lsn:
                 self._begin_generation(hello, raw)
             catalog.save_scenario(self.folder, scenario)
             self.scenario = scenario
-            return Welcome(
-                protocol=PROTOCOL,
-                version=rha.__version__,
-                host=host,
-                generation_known=known and self._state.next_lsn is not None,
-                durable_lsn=self._state.lsn,
-                lsn_floor=self._state.lsn,
-                disks=[DiskNeed(name=d.name, need=_NEED[d.phase]) for d in self._state.disks],  # type: ignore[arg-type]
-            )
+            return self._welcome(host, known=known and self._state.next_lsn is not None, floor=self._state.lsn)
+
+    def _has_hole(self, hello: Hello) -> bool:
+        state = self._state
+        same = hello.generation == state.generation and state.next_lsn is not None
+        return same and hello.first_lsn > state.lsn
+
+    def _welcome(self, host: str, *, known: bool, floor: int) -> Welcome:
+        return Welcome(
+            protocol=PROTOCOL,
+            version=rha.__version__,
+            host=host,
+            generation_known=known,
+            durable_lsn=self.commit(),  # what a broken connection left taken and not yet synced is released now
+            lsn_floor=floor,
+            disks=[DiskNeed(name=d.name, need=_NEED[d.phase]) for d in self._state.disks],  # type: ignore[arg-type]
+        )
 
     def _check_hello(self, hello: Hello) -> Scenario:
         if hello.protocol != PROTOCOL:
@@ -362,6 +375,7 @@ class Replica:
             raise BadFrame("a frame out of turn", cause=f"{header.type.name} in the middle of a stream")
 
     def _journal_frame(self, header: Header, payload: memoryview) -> None:
+        header, payload = self._decompressor.unpack(header, payload)
         message = decode(header, payload)
         state = fold(self._state, header, message)
         self._guard_before(message)
@@ -437,6 +451,11 @@ class Replica:
     def spool_full(self) -> bool:
         """True while the receiver should wait for the applier."""
         return self.spool_bytes() > SPOOL_BYTES
+
+    def heard(self) -> None:
+        """Something came from the master. A frame of many bytes may be long under way: it is no silence."""
+        with self._lock:
+            self._heard_at = time.monotonic()
 
     def _hear(self, beat: Heartbeat) -> None:
         with self._lock:

@@ -349,6 +349,7 @@ class Engine:
                 ring_used_bytes=capture.ring.producer - capture.ring.consumer,
                 peer=self.scenario.appliance.address,
                 connected=session is not None,
+                link=session.link_report() if session else None,
                 alarms=list(self._alarms.values()),
             )
 
