@@ -81,6 +81,8 @@ class Replica:
         self._heartbeat: Heartbeat | None = None
         self._heard_at: float | None = None  # monotonic
         self._heartbeats_passed: list[Heartbeat] = []
+        # The three above have a lock of their own: a heartbeat must be answered while _lock is held over a slow disk.
+        self._beats_lock = threading.Lock()
         self.is_connected = False
         self.peer = ""
         if self._state.disks:
@@ -454,11 +456,10 @@ class Replica:
 
     def heard(self) -> None:
         """Something came from the master. A frame of many bytes may be long under way: it is no silence."""
-        with self._lock:
-            self._heard_at = time.monotonic()
+        self._heard_at = time.monotonic()
 
     def _hear(self, beat: Heartbeat) -> None:
-        with self._lock:
+        with self._beats_lock:
             self._heartbeat, self._heard_at = beat, time.monotonic()
             if self.applied_lsn >= beat.captured_lsn:
                 self._heartbeats_passed = [beat]
@@ -510,9 +511,9 @@ class Replica:
                 return self._guard.point if self._guard else None
             applier = self._applier
             moment = (applier.applied_time_ns if applier else self._closed_at.time_ns) / 1e9
-            for beat in self._heartbeats_passed:
-                if self.applied_lsn >= beat.captured_lsn:
-                    moment = max(moment, beat.time)
+            with self._beats_lock:
+                passed = [beat.time for beat in self._heartbeats_passed if self.applied_lsn >= beat.captured_lsn]
+            moment = max([moment, *passed])
             return Point(lsn=self.applied_lsn, time=moment)
 
     def read_image(self, disk: int, offset: int, length: int) -> bytes:
@@ -562,8 +563,8 @@ class Replica:
 
     def heartbeat_age(self) -> float | None:
         """Seconds since the master was last heard; None when it never was since the appliance started."""
-        with self._lock:
-            return None if self._heard_at is None else time.monotonic() - self._heard_at
+        heard = self._heard_at
+        return None if heard is None else time.monotonic() - heard
 
     @property
     def last_heartbeat(self) -> Heartbeat | None:

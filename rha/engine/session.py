@@ -34,7 +34,7 @@ from rha.wire.link import Link
 from rha.wire.messages import PROTOCOL, Ack, DiskHello, Heartbeat, Hello, Refuse, Welcome
 from rha.wire.stream import FrameReader
 
-SILENCE_SECONDS = 20.0  # every heartbeat is answered at once, however slow the appliance's disk is
+SILENCE = 4  # times `link.lost_after`: every heartbeat is answered at once, however slow the appliance's disk is
 GREETING_SECONDS = 60.0  # the appliance may have to catch up before it answers a new generation
 IDLE_POLL_SECONDS = 0.001
 WAIT_SECONDS = 0.05
@@ -236,8 +236,9 @@ class Session:
             clock = time.time()  # before the position: what was captured until now is below it
             beat = Heartbeat(time=clock, captured_lsn=self._feed.captured_lsn, report=self._report())  # type: ignore[arg-type]
             self._send_control(FrameType.HEARTBEAT, beat)
-        if now - link.last_heard > SILENCE_SECONDS:
-            raise NetworkError("the appliance is silent", cause=f"nothing heard for {SILENCE_SECONDS:.0f} s")
+        silence = SILENCE * self._scenario.link.lost_after
+        if now - link.last_heard > silence:
+            raise NetworkError("the appliance is silent", cause=f"nothing heard for {silence:.0f} s")
 
     def _look_at_line(self, link: Link, now: float) -> None:
         limit = limit_at(self._scenario.link, datetime.now())
