@@ -22,7 +22,9 @@ class Sync(msgspec.Struct, kw_only=True):
 
 
 class DiskReport(msgspec.Struct, kw_only=True):
-    """One disk. `state`: write-order, catching-up, bitmap, unknown. `losses` counts every loss of order by reason."""
+    """One disk. `state`: write-order, catching-up, bitmap, unknown, for the reason of that name. `losses` counts the
+    writes that did not get into the stream since the probe was loaded, `left_order` how often the disk left write order
+    as far as the history goes back, by reason."""
 
     name: str
     device: str
@@ -32,6 +34,8 @@ class DiskReport(msgspec.Struct, kw_only=True):
     since: float
     dirty_bytes: int = 0
     losses: dict[str, int] = {}
+    reason: str = ""
+    left_order: dict[str, int] = {}
     sync: Sync | None = None
 
 

@@ -102,7 +102,10 @@ def _disk(disk: DiskReport) -> Iterator[str]:
         yield from _field("", _sync(disk.sync))
     if disk.losses:
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(disk.losses.items()))
-        yield from _field("", f"order lost: {reasons}")
+        yield from _field("", f"writes outside the stream: {reasons}")
+    if disk.left_order:
+        times = ", ".join(f"{reason} {count}" for reason, count in sorted(disk.left_order.items()))
+        yield from _field("", f"left write order: {times} (rha history)")
 
 
 def _sync(sync: Sync) -> str:

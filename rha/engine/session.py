@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 import rha
-from rha.capture.capture import Capture, Gap
+from rha.capture.capture import Capture
 from rha.capture.ring import Region
 from rha.engine.compression import LineRate, Packer
+from rha.engine.disks import Loss
 from rha.engine.feed import Feed
 from rha.engine.outbox import Bulk, Insert, Outbox
 from rha.engine.pace import Bucket, Turns
@@ -62,8 +63,9 @@ class Progress:
 class Session:
     """Ships one scenario over one connected socket.
 
-    `on_gap(gap)` is called from the session thread the moment a loss of order is noticed, `on_differs(disk, offset,
-    flags)` for each answer to HASHES, `on_tick()` about every 100 ms.
+    `look()` lists the losses of order that stand; `on_loss(loss)` is called, from the session thread, when one is
+    announced to the appliance, `on_differs(disk, offset, flags)` for each answer to HASHES, `on_tick()` about every
+    100 ms.
     """
 
     def __init__(
@@ -73,7 +75,8 @@ class Session:
         capture: Capture,
         *,
         report: Callable[[], object],
-        on_gap: Callable[[Gap], str],
+        look: Callable[[], list[Loss]],
+        on_loss: Callable[[Loss], None],
         on_differs: Callable[[int, int, bytes], None],
         on_tick: Callable[[], None],
     ) -> None:
@@ -82,7 +85,7 @@ class Session:
         self._link: Link | None = None
         self.outbox = Outbox()
         self.progress = Progress()
-        self._feed = Feed(capture, self.outbox, on_gap)
+        self._feed = Feed(capture, self.outbox, look, on_loss)
         self._credit = Allowance()
         self._packer = Packer(scenario.link.compression, [])
         self._bucket, self._turns, self._line = Bucket(), Turns(), LineRate()
@@ -90,7 +93,7 @@ class Session:
         self._unacknowledged: deque[tuple[int, Bulk | Insert]] = deque()
         self._next_heartbeat = self._next_tick = self._next_look = 0.0
         self._stopped = False
-        self.forget_gap = self._feed.forget_gap
+        self.forget_loss = self._feed.forget_loss
 
     # Handshake ------------------------------------------------------------------------------------------------
 
@@ -166,22 +169,17 @@ class Session:
         if region.begin == region.end and bulk is None:
             self.progress.waits = ""
             return IDLE_POLL_SECONDS
-        ahead = (
-            bulk
-            if bulk
-            and self._turns.is_bulk_next(
-                records_wait=region.begin < region.end, bulk_waits=True, ring_used=self._feed.used
-            )
-            else None
-        )
-        size = HEADER_BYTES + (len(ahead.payload) if ahead else len(region.data))
+        waits = region.begin < region.end
+        if bulk and not self._turns.is_bulk_next(records_wait=waits, bulk_waits=True, ring_used=self._feed.used):
+            bulk = None
+        size = HEADER_BYTES + (len(bulk.payload) if bulk else len(region.data))
         wait, self.progress.waits = self._why_wait(size)
-        if ahead or wait:
+        if bulk or wait:
             self._feed.put_back(region)
         if wait:
             return wait
-        if ahead:
-            self._send_bulk(self.outbox.pop_bulk() or ahead)
+        if bulk:
+            self._send_bulk(self.outbox.pop_bulk() or bulk)
         else:
             self._send_records(region)
         return 0.0
@@ -227,6 +225,7 @@ class Session:
         now = time.monotonic()
         if now >= self._next_tick:
             self._next_tick = now + 0.1
+            self._feed.announce_losses()
             self._on_tick()
         if now >= self._next_look:
             self._next_look = now + 1.0

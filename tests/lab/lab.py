@@ -123,7 +123,8 @@ class Daemon:
 
 
 def environment(run_dir: Path) -> dict[str, str]:
-    return {**os.environ, "RHA_RUN_DIR": str(run_dir), "PYTHONUNBUFFERED": "1"}
+    state = {"RHA_RUN_DIR": str(run_dir), "RHA_STATE_DIR": str(run_dir / "state")}
+    return {**os.environ, **state, "PYTHONUNBUFFERED": "1"}
 
 
 class Engine(Daemon):
