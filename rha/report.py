@@ -46,6 +46,18 @@ class Point(msgspec.Struct, kw_only=True):
     time: float
 
 
+class LinkReport(msgspec.Struct, kw_only=True):
+    """The engine's side of a connected link. `limit_bytes` per second, 0: none. `sent_bytes`: of this session as they
+    travelled, `raw_bytes` before compression. `waits`: what sending waits for, empty when for nothing."""
+
+    limit_bytes: int
+    limit: str
+    compression: str
+    sent_bytes: int
+    raw_bytes: int
+    waits: str = ""
+
+
 class VmReport(msgspec.Struct, kw_only=True):
     """The substitute VM of a scenario that failed over."""
 
@@ -81,5 +93,6 @@ class Report(msgspec.Struct, kw_only=True):
     ring_used_bytes: int = 0
     peer: str = ""
     connected: bool = False
+    link: LinkReport | None = None
     vm: VmReport | None = None
     alarms: list[str] = []

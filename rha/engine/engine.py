@@ -257,6 +257,7 @@ class Engine:
                 self.capture,
                 reporting.disk_reports(self.disks, self.capture, self.views(), self._round),
                 progress=self._session.progress if self._session else None,
+                link=self._session.link_report() if self._session else None,
                 link_why=self._link_why,
                 alarms=[*self._alarms.values(), *([failure] if failure else [])],
             )

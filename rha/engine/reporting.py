@@ -10,7 +10,7 @@ from rha.engine.disks import Disks
 from rha.engine.resync import Round
 from rha.engine.session import Progress
 from rha.engine.state import DiskView
-from rha.report import DiskReport, Report
+from rha.report import DiskReport, LinkReport, Report
 from rha.scenario import Scenario
 
 
@@ -44,6 +44,7 @@ def report(
     disks: list[DiskReport],
     *,
     progress: Progress | None,
+    link: LinkReport | None,
     link_why: str,
     alarms: list[str],
 ) -> Report:
@@ -69,6 +70,7 @@ def report(
         ring_used_bytes=capture.ring.producer - capture.ring.consumer,
         peer=scenario.appliance.address,
         connected=progress is not None,
+        link=link,
         alarms=alarms,
     )
 

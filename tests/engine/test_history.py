@@ -22,7 +22,8 @@ def test_changes_and_counts_survive(tmp_path: Path) -> None:
     assert again.losses("root") == {"ring-full": 2}
     assert again.losses("other") == {}
     last = again.last("root")
-    assert last is not None and last.state == "write-order"
+    assert last is not None
+    assert last.state == "write-order"
     again.close()
 
 
