@@ -21,6 +21,30 @@ class Gap(NamedTuple):
     position: int
 
 
+class Misses(NamedTuple):
+    """Calls of the probe that had no effect, by reason. `skipped`: by the kernel, as the program was already running on
+    that CPU; `blind`: what the call was made for could not be read. As text: their sum."""
+
+    skipped: int
+    blind: int
+
+    def __bool__(self) -> bool:
+        return any(self)
+
+    def __str__(self) -> str:
+        return str(sum(self))
+
+    def by_reason(self) -> dict[str, int]:
+        """Counts by the reason's name; reasons without any are left out."""
+        return {name: count for name, count in self._asdict().items() if count}
+
+    def sentence(self) -> str:
+        """For a person; valid iff there is one."""
+        found = [f"the kernel skipped {self.skipped} calls of the probe"] if self.skipped else []
+        found += [f"{self.blind} calls of the probe could not read what was written"] if self.blind else []
+        return " and ".join(found)
+
+
 class Capture:
     """Adopts what the loader pinned. Closing it leaves the kernel part running.
 
@@ -134,15 +158,17 @@ class Capture:
         mine = self._counters.reshape(-1, shared.MAX_DISKS)[:, disk]
         return int(mine["records"].sum()), int(mine["payload_bytes"].sum())
 
-    def new_misses(self) -> int:
-        """Calls of the probe that the kernel skipped since `answer_misses`: each may be a write that nothing marked."""
-        return self._misses() - int(self.state["misses_seen"])
+    def new_misses(self) -> Misses:
+        """Calls of the probe without effect since `answer_misses`: each may be a write that nothing marked."""
+        skipped = self._skipped() - int(self.state["misses_seen"])
+        return Misses(skipped, int(self.state["blind"]) - int(self.state["blind_seen"]))
 
     def answer_misses(self) -> None:
         """To be called before the resync that makes up for them: what comes later counts anew."""
-        self.state["misses_seen"] = self._misses()
+        self.state["misses_seen"] = self._skipped()
+        self.state["blind_seen"] = self.state["blind"]
 
-    def _misses(self) -> int:
+    def _skipped(self) -> int:
         return sum(bpf.figures(self._fds[name]).recursion_misses for name in pins.PROGRAMS)
 
     # The late set ---------------------------------------------------------------------------------------------
