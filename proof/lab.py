@@ -157,7 +157,7 @@ class Engine(Daemon):
 
     def _is_ordered(self) -> bool:
         report = self.report()
-        return report["state"] == "write-order" and report["connected"] and report["lag_bytes"] == 0
+        return bool(report["state"] == "write-order" and report["connected"] and report["lag_bytes"] == 0)
 
     def verify(self) -> dict[str, Any]:
         return dict(local.call(self.socket, "verify", timeout=120))
@@ -196,7 +196,7 @@ class Appliance(Daemon):
 
         def is_applied() -> bool:
             report = self.report(name)
-            return report["state"] == "consistent" and report["lag_bytes"] == 0
+            return bool(report["state"] == "consistent" and report["lag_bytes"] == 0)
 
         wait_for(is_applied, timeout, lambda: (self.report(name), self.log()[-2000:]))
 
