@@ -212,8 +212,10 @@ class Appliance(Daemon):
 class Lab:
     """Everything of one test. Torn down by `stack`, whatever happens."""
 
-    def __init__(self, folder: Path, memory: Path, stack: ExitStack) -> None:
-        """`folder` for logs, sockets and the store, `memory` for the disks' files."""
+    def __init__(self, folder: Path, memory: Path, stack: ExitStack, *, settings: str = "") -> None:
+        """`folder` for logs, sockets and the store, `memory` for the disks' files, `settings`: further lines of the
+        appliance's configuration."""
+        self._settings = settings
         self.folder, self.memory, self.stack = folder, memory, stack
         (folder / "run").mkdir()
         self.pki = folder / "pki"
@@ -226,7 +228,7 @@ class Lab:
         config = self.folder / "appliance.toml"
         config.write_text(
             f'listen = "127.0.0.1:{self.port}"\nstore = "{self.folder / "store"}"\nrun_dir = "{self.folder / "run"}"\n'
-            f'ca = "{self.pki / "ca.pem"}"\ncertificate = "{mine.certificate}"\nkey = "{mine.key}"\n'
+            f'ca = "{self.pki / "ca.pem"}"\ncertificate = "{mine.certificate}"\nkey = "{mine.key}"\n{self._settings}'
         )
         appliance = Appliance(self.folder, config)
         self.stack.callback(appliance.kill)
