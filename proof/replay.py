@@ -123,10 +123,14 @@ def steps(folder: Path) -> Iterator[Step]:
 
 
 class Replay:
-    """Raw files of zeros at first, moved forward by `to`; `images[i]` is the memory of disk i's file."""
+    """Raw files of zeros at first, moved forward by `to`; `images[i]` is the memory of disk i's file, `files[i]`.
+
+    What was never written, or discarded by whole pages, stays a hole; reading a hole through `images` fills it.
+    """
 
     def __init__(self, folder: Path, files: list[Path], sizes: tuple[int, ...]) -> None:
         self._steps = steps(folder)
+        self.files = files
         self.images = [_image(path, size) for path, size in zip(files, sizes, strict=True)]
         self.lsn = 0
         self.written_bytes = 0
@@ -157,7 +161,12 @@ class Replay:
         image = self.images[disk]
         if offset + length > len(image):
             raise BadJournal(f"{length} bytes at {offset} of disk {disk}, which has {len(image)}")
-        image[offset : offset + length] = bytes(length) if data is None else data
+        if data is not None:
+            image[offset : offset + length] = data
+        elif offset % mmap.PAGESIZE == length % mmap.PAGESIZE == 0 and length:
+            image.madvise(mmap.MADV_REMOVE, offset, length)
+        else:
+            image[offset : offset + length] = bytes(length)
         self.written_bytes += length
 
 
