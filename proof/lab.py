@@ -68,10 +68,13 @@ class Disk:
 
 
 class Daemon:
-    """One of rha's daemons as a process. `socket`: its control socket."""
+    """One of rha's daemons as a process. `socket`: its control socket; `variables`: added to its environment; `wrap`:
+    words in front of its command."""
 
     def __init__(self, words: list[str], control: Path, log: Path) -> None:
         self.words, self.socket, self.log_path = words, control, log
+        self.variables: dict[str, str] = {}
+        self.wrap: list[str] = []
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -82,7 +85,10 @@ class Daemon:
     def launch(self) -> None:
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [*RHA, *self.words], env=environment(self.socket.parent), stdout=log, stderr=log
+                [*self.wrap, *RHA, *self.words],
+                env=environment(self.socket.parent) | self.variables,
+                stdout=log,
+                stderr=log,
             )
 
     def _has_begun(self) -> bool:
@@ -96,6 +102,10 @@ class Daemon:
     def kill(self) -> None:
         """`kill -9`."""
         self._end(signal.SIGKILL)
+
+    @property
+    def is_running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
 
     def stop(self) -> None:
         """SIGTERM, as a service manager does; it must end well."""

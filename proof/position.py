@@ -13,6 +13,8 @@ from typing import NamedTuple, Self
 from proof.writers import Writer
 from rha.capture import bpf, pins, shared
 
+RING_FULL = 0  # enum rha_loss
+
 
 class Position:
     """The end of the stream of a loaded probe. What is submitted before `now()` is called lies below its answer.
@@ -21,13 +23,22 @@ class Position:
     """
 
     def __init__(self, scenario: str) -> None:
-        self._files = [bpf.get(pins.folder(scenario) / name) for name in ("ring", "state")]
+        self._files = [bpf.get(pins.folder(scenario) / name) for name in ("ring", "state", "counters")]
         self._state = shared.view(self._files[1], shared.STATE, 1)[0]
+        self._counters = shared.view(self._files[2], shared.COUNTERS, int(self._state["ncpus"]) * shared.MAX_DISKS)
         self._page = mmap.mmap(self._files[0], mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ, offset=mmap.PAGESIZE)
 
     def now(self) -> int:
         """LSN after the last record reserved."""
         return int(self._state["lsn_base"]) + int(struct.unpack_from("<Q", self._page)[0])
+
+    def overflows(self) -> int:
+        """How many writes found the ring full and took their disk out of write order, or came after that."""
+        return int(self._counters["lost"][:, RING_FULL].sum())
+
+    def is_capturing(self) -> bool:
+        """Every disk's writes go into the ring."""
+        return all(int(disk["mode"]) == shared.MODE_DATA for disk in self._state["disk"][: int(self._state["ndisks"])])
 
     def __enter__(self) -> Self:
         return self

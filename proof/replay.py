@@ -110,6 +110,85 @@ def scan(folder: Path) -> Recording:
     )
 
 
+class RawImages:
+    """Raw files of zeros at first; `images[i]` is the memory of disk i's file, `files[i]`.
+
+    What was never written, or discarded by whole pages, stays a hole; reading a hole through `images` fills it.
+    """
+
+    def __init__(self, files: list[Path], sizes: tuple[int, ...]) -> None:
+        self.files = files
+        self.images = [_image(path, size) for path, size in zip(files, sizes, strict=True)]
+
+    def take(self, frame: Frame) -> None:
+        """Writes what a frame holds."""
+        if frame.type == journal.RESYNC:
+            self.put(frame.disk, *journal.resync_range(frame))
+        for change in journal.changes(frame) if frame.type == journal.RECORDS else ():
+            self.put(change.disk, change.offset, change.length, change.data)
+
+    def put(self, disk: int, offset: int, length: int, data: memoryview | None) -> None:
+        """Writes data, or zeros. Raises BadJournal when the disk has no such range."""
+        image = self.images[disk]
+        if offset + length > len(image):
+            raise BadJournal(f"{length} bytes at {offset} of disk {disk}, which has {len(image)}")
+        if data is not None:
+            image[offset : offset + length] = data
+        elif offset % mmap.PAGESIZE == length % mmap.PAGESIZE == 0 and length:
+            image.madvise(mmap.MADV_REMOVE, offset, length)
+        else:
+            image[offset : offset + length] = bytes(length)
+
+
+class Follower(RawImages):
+    """Follows a journal that still grows, whole frames at a time."""
+
+    def __init__(self, folder: Path, files: list[Path], sizes: tuple[int, ...]) -> None:
+        super().__init__(files, sizes)
+        self._folder, self.position = folder, 0
+
+    def to(self, position: int) -> None:
+        """Takes the frames below a journal position. Raises BadJournal when it is not the end of a frame."""
+        for frame in journal.frames(self._folder, self.position) if position > self.position else ():
+            self.take(frame)
+            self.position = frame.next_position
+            if self.position >= position:
+                break
+        if self.position != position:
+            raise BadJournal(f"no frame ends at position {position}, one ends at {self.position}")
+
+
+class Replay(RawImages):
+    """Moved forward to cuts in the middle of frames. `lsn`: end of the last record written."""
+
+    def __init__(self, folder: Path, files: list[Path], sizes: tuple[int, ...]) -> None:
+        super().__init__(files, sizes)
+        self._steps = steps(folder)
+        self.lsn = 0
+
+    def to(self, cut: int) -> None:
+        """Writes everything up to and with the record that ends at LSN `cut`. Raises BadJournal when none does."""
+        while self.lsn < cut:
+            if not self._step():
+                raise BadJournal(f"the stream ends at LSN {self.lsn}, before {cut}")
+        if self.lsn != cut:
+            raise BadJournal(f"no record ends at LSN {cut}; the last one ends at {self.lsn}")
+
+    def to_end(self) -> None:
+        """Writes everything that the journal holds."""
+        while self._step():
+            pass
+
+    def _step(self) -> bool:
+        frame, change = next(self._steps, (None, None))
+        if change:
+            self.put(change.disk, change.offset, change.length, change.data)
+            self.lsn = change.end_lsn
+        elif frame:
+            self.take(frame)
+        return frame is not None
+
+
 Step = tuple[Frame, Change | None]
 
 
@@ -120,54 +199,6 @@ def steps(folder: Path) -> Iterator[Step]:
             yield from zip(itertools.repeat(frame), journal.changes(frame))
         else:
             yield frame, None
-
-
-class Replay:
-    """Raw files of zeros at first, moved forward by `to`; `images[i]` is the memory of disk i's file, `files[i]`.
-
-    What was never written, or discarded by whole pages, stays a hole; reading a hole through `images` fills it.
-    """
-
-    def __init__(self, folder: Path, files: list[Path], sizes: tuple[int, ...]) -> None:
-        self._steps = steps(folder)
-        self.files = files
-        self.images = [_image(path, size) for path, size in zip(files, sizes, strict=True)]
-        self.lsn = 0
-        self.written_bytes = 0
-
-    def to(self, cut: int) -> None:
-        """Writes everything up to and with the record that ends at LSN `cut`. Raises BadJournal when none does."""
-        while self.lsn < cut:
-            frame, change = next(self._steps, (None, None))
-            if frame is None:
-                raise BadJournal(f"the stream ends at LSN {self.lsn}, before {cut}")
-            if change:
-                self._put(change.disk, change.offset, change.length, change.data)
-                self.lsn = change.end_lsn
-            elif frame.type == journal.RESYNC:
-                self._put(frame.disk, *journal.resync_range(frame))
-        if self.lsn != cut:
-            raise BadJournal(f"no record ends at LSN {cut}; the last one ends at {self.lsn}")
-
-    def to_end(self) -> None:
-        """Writes everything that the journal holds."""
-        for frame, change in self._steps:
-            if change:
-                self._put(change.disk, change.offset, change.length, change.data)
-            elif frame.type == journal.RESYNC:
-                self._put(frame.disk, *journal.resync_range(frame))
-
-    def _put(self, disk: int, offset: int, length: int, data: memoryview | None) -> None:
-        image = self.images[disk]
-        if offset + length > len(image):
-            raise BadJournal(f"{length} bytes at {offset} of disk {disk}, which has {len(image)}")
-        if data is not None:
-            image[offset : offset + length] = data
-        elif offset % mmap.PAGESIZE == length % mmap.PAGESIZE == 0 and length:
-            image.madvise(mmap.MADV_REMOVE, offset, length)
-        else:
-            image[offset : offset + length] = bytes(length)
-        self.written_bytes += length
 
 
 def _image(path: Path, size: int) -> mmap.mmap:

@@ -4,7 +4,7 @@
  *
  * THREADS writers with one O_DIRECT write each in flight, at random places of the devices, from memory that begins
  * anywhere a device allows; one write in 64 is followed by an fsync. PAUSE_US is each thread's wait between two writes.
- * Until SIGTERM, or until the log of CAPACITY entries is full. The log lies in memory that outlives a kill (a mapped file,
+ * SIGUSR1 takes the pause away, SIGUSR2 gives it back. Until SIGTERM, or until the log of CAPACITY entries is full. The log lies in memory that outlives a kill (a mapped file,
  * off the watched disks) and says of every write when it was submitted and when it was complete, both CLOCK_MONOTONIC, the
  * first read before the system call and the second after it: so "complete before submitted" is never claimed wrongly.
  *
@@ -48,7 +48,7 @@ static uint64_t sizes[MAX_DEVICES];
 static unsigned ndevices, longest, pause_us;
 static struct place flying[MAX_THREADS]; /* guarded by `lock`, as `issued` is */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static volatile sig_atomic_t stopping;
+static volatile sig_atomic_t stopping, hurried;
 
 static uint64_t now(void) {
   struct timespec t;
@@ -135,14 +135,14 @@ static void *work(void *argument) {
     write_once(writer, sequence, p, memory, &seed);
     finish(writer);
     if (draw(&seed) % FSYNC_EVERY == 0) fsync(devices[p.device]);
-    if (pause_us) usleep(pause_us);
+    if (pause_us && !hurried) usleep(pause_us);
   }
   return NULL;
 }
 
-static void on_term(int number) {
-  (void)number;
-  stopping = 1;
+static void on_signal(int number) {
+  if (number == SIGTERM || number == SIGINT) stopping = 1;
+  hurried = number == SIGUSR1;
 }
 
 static int fail(const char *what) {
@@ -179,8 +179,8 @@ int main(int argc, char **argv) {
   if (open_log(argv[1])) return fail(argv[1]);
   for (int i = 7; i < argc; i++)
     if (open_device(argv[i])) return fail(argv[i]);
-  signal(SIGTERM, on_term);
-  signal(SIGINT, on_term);
+  const int numbers[] = {SIGTERM, SIGINT, SIGUSR1, SIGUSR2};
+  for (unsigned i = 0; i < sizeof(numbers) / sizeof(*numbers); i++) signal(numbers[i], on_signal);
   puts("writing");
   fflush(stdout);
   pthread_t all[MAX_THREADS];

@@ -72,6 +72,11 @@ class StampWriter:
             status = process.wait(60)
             assert status == 0, f"the stamp writer ended with {status}"
 
+    def hurry(self, value: bool) -> None:
+        """Writes as fast as it can, or at its own pace again."""
+        if self._process:
+            self._process.send_signal(signal.SIGUSR1 if value else signal.SIGUSR2)
+
     @property
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
