@@ -20,6 +20,7 @@ check: venv
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/mypy -p demo
+	.venv/bin/mypy -p vmlab
 
 test: venv
 	.venv/bin/pytest
