@@ -15,8 +15,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-from vmlab import BUILD, ROOT
 from rha.errors import HostError
+from vmlab import BUILD, ROOT
 
 GUEST_PYTHON = (3, 11)  # Debian 12; compiled modules are copied into the machine
 TREE_SPARE_BYTES = 8 << 20

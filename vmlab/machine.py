@@ -23,14 +23,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from rha.errors import StateError, VmError
+from rha.vm import accelerator
 from vmlab import disk as disks
 from vmlab import image, qemu
 from vmlab.disk import Disk
 from vmlab.monitor import Monitor
 from vmlab.network import USER, Card
 from vmlab.wire import Answer, Gone, Wire
-from rha.errors import StateError, VmError
-from rha.vm import accelerator
 
 BOOT_SECONDS = 180.0  # 15 to 30 under TCG on an idle host
 RUN_SECONDS = 120.0
