@@ -68,7 +68,7 @@ def _files() -> Iterator[tuple[str, Path]]:
         for path in (ROOT / folder).rglob("*"):
             if path.is_file() and "__pycache__" not in path.parts:
                 yield f"lib/python3.11/site-packages/{place}/{path.relative_to(ROOT / folder)}", path
-    for name in ("vmlab/agent.py", "packaging/rha-engine@.service", "packaging/rha-appliance.service"):
+    for name in ("vmlab/agent.py", "vmlab/ask.py", "packaging/rha-engine@.service", "packaging/rha-appliance.service"):
         yield name, ROOT / name
     packages = Path(sysconfig.get_path("platlib"))
     for distribution in _needed("rha"):
