@@ -9,7 +9,8 @@ from typing import Literal
 from vmlab.disk import Bus, Disk
 
 MIB = 1 << 20
-DISK_BYTES = 352 * MIB  # mkfs.xfs wants 300 MiB of the device on top, LVM and md take some of it
+# mkfs.xfs wants 300 MiB of the device on top, mkfs.btrfs 109; layers take some of it.
+DISK_BYTES = {"ext4": 96 * MIB, "xfs": 328 * MIB, "btrfs": 128 * MIB}
 
 FileSystem = Literal["ext4", "xfs", "btrfs"]
 FILE_SYSTEMS: tuple[FileSystem, ...] = ("ext4", "xfs")
@@ -50,7 +51,7 @@ def on_whole_disks() -> list[Stack]:
 def _whole(bus: Bus, fs: FileSystem) -> Stack:
     name = f"{bus}-{fs}"
     return Stack(
-        f"{_BUS_NAMES[bus]} disk, {fs}", name, fs, ((name, DISK_BYTES, bus),), "true", "true", by_id(bus, name)
+        f"{_BUS_NAMES[bus]} disk, {fs}", name, fs, ((name, DISK_BYTES[fs], bus),), "true", "true", by_id(bus, name)
     )
 
 
@@ -68,7 +69,7 @@ def _partition(bus: Bus, fs: FileSystem) -> Stack:
         f"{_BUS_NAMES[bus]} partition, {fs}",
         name,
         fs,
-        ((name, DISK_BYTES, bus),),
+        ((name, DISK_BYTES[fs], bus),),
         build,
         "true",
         f"{disk}-part2",
@@ -81,15 +82,15 @@ def layered() -> list[Stack]:
     return [make(fs) for make in makers for fs in FILE_SYSTEMS]
 
 
-def _scsi(key: str, count: int) -> tuple[tuple[tuple[str, int, Bus], ...], str]:
+def _scsi(key: str, fs: FileSystem, count: int) -> tuple[tuple[tuple[str, int, Bus], ...], str]:
     """Disks of a stack, and their paths as words of a shell."""
     names = [key] if count == 1 else [f"{key}-{i}" for i in range(count)]
-    return tuple((name, DISK_BYTES, "scsi") for name in names), " ".join(by_id("scsi", name) for name in names)
+    return tuple((name, DISK_BYTES[fs], "scsi") for name in names), " ".join(by_id("scsi", name) for name in names)
 
 
 def _linear(fs: FileSystem) -> Stack:
     key = f"lvm-{fs}"
-    disks, path = _scsi(key, 1)
+    disks, path = _scsi(key, fs, 1)
     group = f"linear_{fs}"
     build = f"vgcreate -qq -y {group} {path} && lvcreate -qq -y -W n -l 100%FREE -n lv {group}"
     return Stack(f"LVM linear, {fs}", key, fs, disks, build, f"vgchange -qq -an {group}", f"/dev/{group}/lv")
@@ -97,18 +98,18 @@ def _linear(fs: FileSystem) -> Stack:
 
 def _thin(fs: FileSystem) -> Stack:
     key = f"thin-{fs}"
-    disks, path = _scsi(key, 1)
+    disks, path = _scsi(key, fs, 1)
     group = f"thin_{fs}"
     build = (
-        f"vgcreate -qq -y {group} {path} && lvcreate -qq -y --type thin-pool -L 300M -n pool {group}"
-        f" && lvcreate -qq -y --type thin -V 320M --thinpool pool -n lv {group}"
+        f"vgcreate -qq -y {group} {path} && lvcreate -qq -y --type thin-pool -l 80%FREE -n pool {group}"
+        f" && lvcreate -qq -y --type thin -V {DISK_BYTES[fs]}b --thinpool pool -n lv {group}"
     )
     return Stack(f"LVM thin, {fs}", key, fs, disks, build, f"vgchange -qq -an {group}", f"/dev/{group}/lv")
 
 
 def _crypt(fs: FileSystem) -> Stack:
     key = f"crypt-{fs}"
-    disks, path = _scsi(key, 1)
+    disks, path = _scsi(key, fs, 1)
     # A password of the lab and few rounds: what is tried is the device, not the key's strength.
     luks = "--key-file /root/luks.key --pbkdf pbkdf2 --pbkdf-force-iterations 1000"
     build = (
@@ -128,7 +129,7 @@ def _raid1(fs: FileSystem) -> Stack:
 
 def _md(level: int, fs: FileSystem) -> Stack:
     key = f"raid{level}-{fs}"
-    disks, paths = _scsi(key, 2)
+    disks, paths = _scsi(key, fs, 2)
     array = f"/dev/md/{key}"
     build = (
         f"mdadm --quiet --create {array} --run --homehost=any --metadata=1.2 --level={level} --raid-devices=2 {paths}"
