@@ -103,6 +103,7 @@ class Victim:
         self.stamps = StampWriter(
             self.log, [self.disk.path], seed=storm.seed * 100 + number, threads=8, pause_us=30_000, longest=64
         )
+        stack.callback(self.stamps.stop)
         files = [storm.images / f"follow-{number}.raw"]
         self.journal = lab.appliance.store / name / "journal"
         self.follower = Follower(self.journal, files, (self.disk.bytes,))
