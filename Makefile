@@ -3,7 +3,7 @@ PYTHON := .venv/bin/python
 STAMP := build/venv.stamp
 C_SOURCES := $(wildcard csrc/*.c csrc/*.h csrc/*.py)
 
-.PHONY: deps venv check test sanitize demo bench clean
+.PHONY: deps venv check test sanitize demo bench proof clean
 
 deps:
 	@packaging/install-deps.sh
@@ -32,6 +32,9 @@ demo: venv
 
 bench: venv
 	$(PYTHON) -m bench
+
+proof: venv
+	@$(PYTHON) -m proof
 
 clean:
 	rm -rf build .venv *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -21,7 +21,7 @@ import psycopg2  # type: ignore[import-untyped]
 
 from proof import filesystems
 from proof.lab import MIB, Disk, Lab, free_port, run
-from proof.oracle_a import Verdict, differing_end, ordered, recording, setting, walk
+from proof.oracle_a import Subject, Verdict, differing_end, ordered, recording, setting, walk
 from proof.position import Ledger, Position
 from proof.replay import Replay
 from proof.writers import Writer
@@ -55,8 +55,8 @@ class SqliteClient(Writer):
         self._ledger = ledger
         self._base = sqlite3.connect(file, check_same_thread=False, isolation_level=None)
         self._base.execute(f"PRAGMA journal_mode={mode}")
-        # FULL syncs no folder after the journal's removal, which is the commit in mode `delete`: a power cut then takes the
-        # last commit back, and at two of ten cuts it did.
+        # FULL syncs no folder after the journal's removal, which is the commit in mode `delete`: a power cut then takes
+        # the last commit back, and at two of ten cuts it did.
         self._base.execute("PRAGMA synchronous=EXTRA")
         self._base.execute("CREATE TABLE rows (id INTEGER PRIMARY KEY, noise BLOB)")
 
@@ -254,18 +254,12 @@ def made(lab: Lab) -> Disk:
     return disk
 
 
-def run_all(cuts: int, seed: int, say: Callable[[str], None]) -> list[Verdict]:
+def subjects(cuts: int, seed: int) -> list[Subject]:
     """All databases, sharing about so many cuts."""
-    parts: list[Callable[[int], Verdict]] = [
-        lambda n: sqlite("wal", 8, n, seed),
-        lambda n: sqlite("delete", 8, n, seed + 1),
-        lambda n: postgresql(1, 15, n, seed + 2),
-        lambda n: postgresql(2, 15, n, seed + 3),
+    parts: list[tuple[str, Callable[[int], Verdict]]] = [
+        ("sqlite, wal", lambda n: sqlite("wal", 8, n, seed)),
+        ("sqlite, delete", lambda n: sqlite("delete", 8, n, seed + 1)),
+        ("postgresql", lambda n: postgresql(1, 15, n, seed + 2)),
+        ("postgresql, 2 disks", lambda n: postgresql(2, 15, n, seed + 3)),
     ]
-    found = []
-    for part in parts:
-        found.append(part(-(-cuts // len(parts))))
-        last = found[-1]
-        counts = f"{last.cuts} cuts, {last.writes} commits, {len(last.failures)} failures"
-        say(f"{last.subject}: {counts} in {last.seconds:.0f} s")
-    return found
+    return [Subject(name, -(-cuts // len(parts)), act) for name, act in parts]

@@ -144,8 +144,12 @@ class Images:
 
         Raises what the applier died of, StateError when a substitute VM has the images.
         """
-        self._await_open(timeout)
-        return self._files.wait_applied(position, timeout)
+        while True:
+            self._await_open(timeout)
+            try:
+                return self._files.wait_applied(position, timeout)
+            except StateError:  # closed while it waited; `_await_open` tells a merge from what does not end
+                continue
 
     def _await_open(self, timeout: float | None = None) -> None:
         if not self._files.wait_open(lambda: self.is_retired or not self._is_busy, timeout):
