@@ -15,9 +15,10 @@ import msgspec
 
 from rha.appliance import catalog, guard
 from rha.appliance.checkpoint import Checkpoint
-from rha.appliance.config import Config
+from rha.appliance.config import Config, limits_of
+from rha.appliance.history import History
 from rha.appliance.image_files import ImageFiles
-from rha.appliance.stream import Message, StreamState, decode, fold
+from rha.appliance.stream import Message, StreamState, decode, fold, state_at
 from rha.errors import RhaError, StateError
 from rha.image import formats
 from rha.image.storage_daemon import ImageSpec
@@ -37,9 +38,8 @@ class Images:
         self.folder, self._config, self._journal, self._lock = folder, config, journal, lock
         self.applied_state = catalog.load_stream(folder)
         self._redo_until = self.applied_state.position  # below it the images may be behind the saved state
-        self._files = ImageFiles(
-            folder, journal, lock, on_frame=self._on_applied_frame, keep_bytes=int(config.journal_keep)
-        )
+        self.history = History(folder / "undo", limits_of(config, folder.name), self._state_at)
+        self._files = ImageFiles(folder, journal, lock, on_frame=self._on_applied_frame, history=self.history)
         self.guard: guard.Guard | None = None
         self._idle = threading.Condition(lock)  # announces changes of the fields below
         self._is_busy = False  # somebody closes and opens the images
@@ -53,8 +53,12 @@ class Images:
         """After a start: opens the images, unless a substitute has them. Raises StorageError."""
         self.is_retired = retired
         self.guard = guard.load(self.folder, self.base_specs())
+        self._open_history()
         if not retired:
             self.open()
+
+    def _open_history(self) -> None:
+        self.history.open([disk.bytes for disk in self.applied_state.disks], self.applied)
 
     def base_specs(self) -> list[ImageSpec]:
         """The images in the order of the scenario's disks."""
@@ -82,6 +86,7 @@ class Images:
         before = self.applied_state
         self.applied_state = state
         try:
+            self._open_history()
             self.open()
             catalog.save_stream(self.folder, state)
         except RhaError:
@@ -100,6 +105,7 @@ class Images:
                 self._files.close()
             finally:
                 self._files.end()
+                self.history.close()
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -129,6 +135,10 @@ class Images:
             state = fold(self.applied_state, entry.header, message, redo=True)
             self.applied_state = msgspec.structs.replace(state, position=entry.next_position)
             catalog.save_stream(self.folder, self.applied_state)
+
+    def _state_at(self, saved: Checkpoint) -> StreamState:
+        with self._lock:
+            return state_at(self.applied_state, saved.lsn)
 
     @property
     def applied(self) -> Checkpoint:
@@ -175,17 +185,22 @@ class Images:
             if (found := self._files.read(disks[disk].name, offset, length)) is not None:
                 return found
 
+    def used(self, disk: int, offset: int, length: int) -> list[tuple[int, int]]:
+        """The parts of a range of an image that do not surely read as zeros; as `read`."""
+        while True:
+            self._await_open()
+            if (found := self._files.used(self.applied_state.disks[disk].name, offset, length)) is not None:
+                return found
+
     # What the images show -------------------------------------------------------------------------------------
 
     def why_not_consistent(self) -> str | None:
         """The reason why the images are, as they stand, no state of the master; None when they are one."""
         with self._lock:
-            state, applied = self.applied_state, self.applied
+            applied = self.applied
             if applied.position < self._redo_until:
                 return "what was not yet on stable storage before a crash is applied again"
-            if state.next_lsn is not None or applied.lsn > state.floor:
-                state = msgspec.structs.replace(state, next_lsn=applied.lsn)
-            return state.why_not_consistent()
+            return self._state_at(applied).why_not_consistent()
 
     def point(self, heard: list[Heartbeat]) -> Point | None:
         """The consistent point that can be booted now: the images as they are, else the guarded one; None when there is
@@ -220,7 +235,8 @@ class Images:
         """Closes the images, lays overlays over them, and goes on with these. Raises StorageError."""
         with self._alone():
             self._files.close()
-            guarded = guard.Guard(point=point)
+            self.history.begin_now(self.applied)
+            guarded = guard.Guard(point=point, position=self.applied.position)
             try:
                 guard.begin(self.folder, self.base_specs(), guarded)
                 with self._lock:
@@ -287,6 +303,7 @@ class Images:
             with self._lock:
                 if self.guard and not self.guard.on_base and self.why_not_consistent():
                     stale = self._declare_stale(floor)
+                    self.history.take_back(self.guard.position, self.applied)
                     self.guard = guard.drop(self.folder, self.base_specs(), self.guard)
             return self.specs(), stale
 
