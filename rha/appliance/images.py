@@ -18,6 +18,7 @@ from rha.appliance.checkpoint import Checkpoint
 from rha.appliance.config import Config, limits_of
 from rha.appliance.history import History
 from rha.appliance.image_files import ImageFiles
+from rha.appliance.spans import Change, follow, trimmed
 from rha.appliance.stream import Message, StreamState, decode, fold, state_at
 from rha.errors import RhaError, StateError
 from rha.image import formats
@@ -40,6 +41,7 @@ class Images:
         self._redo_until = self.applied_state.position  # below it the images may be behind the saved state
         self.history = History(folder / "undo", limits_of(config, folder.name), self._state_at)
         self._files = ImageFiles(folder, journal, lock, on_frame=self._on_applied_frame, history=self.history)
+        self.changes: list[Change] = catalog.load(folder / "changes.json", list[Change]) or []
         self.guard: guard.Guard | None = None
         self._idle = threading.Condition(lock)  # announces changes of the fields below
         self._is_busy = False  # somebody closes and opens the images
@@ -133,8 +135,18 @@ class Images:
                 return  # redone after a crash; the saved state knows it already
             message = decode(entry.header, entry.payload)
             state = fold(self.applied_state, entry.header, message, redo=True)
+            self._note_change(entry, state)
             self.applied_state = msgspec.structs.replace(state, position=entry.next_position)
             catalog.save_stream(self.folder, self.applied_state)
+
+    def _note_change(self, entry: Entry, state: StreamState) -> None:
+        changes = follow(self.changes, state, entry.header.lsn, entry.position, self.applied.time_ns / 1e9)
+        intervals = self.history.intervals
+        if intervals:
+            changes = trimmed(changes, intervals[0].head.start.lsn)
+        if changes != self.changes:
+            self.changes = changes
+            catalog.save(self.folder / "changes.json", changes)
 
     def _state_at(self, saved: Checkpoint) -> StreamState:
         with self._lock:
@@ -154,8 +166,15 @@ class Images:
 
         Raises what the applier died of, StateError when a substitute VM has the images.
         """
-        self._await_open(timeout)
-        return self._files.wait_applied(position, timeout)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            self._await_open(timeout)
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            try:
+                return self._files.wait_applied(position, left)
+            except StateError:  # closed meanwhile, for a merge perhaps: then there will be another applier
+                if self.is_retired:
+                    raise
 
     def _await_open(self, timeout: float | None = None) -> None:
         if not self._files.wait_open(lambda: self.is_retired or not self._is_busy, timeout):
@@ -313,8 +332,15 @@ class Images:
         position = self._journal.durable
         self.applied_state = StreamState(floor=floor, position=position, disks=disks)
         catalog.save_stream(self.folder, self.applied_state)
+        self._note_stale(position, floor)
         self._files.declare(Checkpoint(position=position, lsn=floor, time_ns=self.applied.time_ns))
         return self.applied_state
+
+    def _note_stale(self, position: int, floor: int) -> None:
+        if self.changes and not self.changes[-1].why:
+            why = "the half of a sync was dropped for a failover"
+            self.changes.append(Change(position=position, lsn=floor, time=self.applied.time_ns / 1e9, why=why))
+            catalog.save(self.folder / "changes.json", self.changes)
 
     def restore(self) -> None:
         """The substitute is gone. Raises StorageError."""

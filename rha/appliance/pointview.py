@@ -36,6 +36,8 @@ from rha.wire.frames import BadFrame, FrameType
 CACHE_BYTES = 64 << 20
 STATUS_BYTES = 64 << 20  # of disk, asked about at a time
 STATUS_TRIES = 3
+READ_BYTES = 1 << 20
+SECTOR = 512
 DATA: int = lib.RHA_PIECE_DATA
 ZEROS: int = lib.RHA_PIECE_ZEROS
 _PIECE = np.dtype([("offset", "<u8"), ("length", "<u4"), ("block", "<u4"), ("at", "<u4"), ("kind", "<u4")])
@@ -238,12 +240,36 @@ class PointView:
         for begin, end in zip(rows["offset"][firsts].tolist(), ends[lasts].tolist(), strict=True):
             yield begin, end - begin
 
+    def differing(self, newer: PointView, disk: int) -> Iterator[tuple[int, int]]:
+        """The ranges (offset, length) in whole sectors whose content is not that of a newer point; ascending,
+        neighbours merged. Reads what was written since this point. Raises as `read`."""
+        begin = end = 0
+        for offset, length in self.changed(disk):
+            for at in range(offset, offset + length, READ_BYTES):
+                size = min(READ_BYTES, offset + length - at)
+                for first, count in _unequal(self.read(disk, at, size), newer.read(disk, at, size)):
+                    if at + first != end:
+                        if end > begin:
+                            yield begin, end - begin
+                        begin = at + first
+                    end = at + first + count
+        if end > begin:
+            yield begin, end - begin
+
     def close(self) -> None:
         """No reading afterwards."""
         self._history.detach(self)
         for file in self._files.values():
             os.close(file)
         self._files.clear()
+
+
+def _unequal(one: memoryview, other: memoryview) -> Iterator[tuple[int, int]]:
+    """The runs of sectors (offset, length in bytes) in which two buffers of the same length differ."""
+    a, b = (np.frombuffer(part, "u1").reshape(-1, SECTOR) for part in (one, other))
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], (a != b).any(axis=1), [False]])))
+    for first, stop in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+        yield first * SECTOR, (stop - first) * SECTOR
 
 
 def _gaps(pieces: list[Piece], offset: int, length: int) -> Iterator[tuple[int, int]]:

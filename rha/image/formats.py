@@ -62,6 +62,11 @@ def overlay(path: Path, backing: Path, backing_format: str) -> None:
     _make(path, ["-f", "qcow2", "-b", str(backing.absolute()), "-F", backing_format], [])
 
 
+def overlay_on_nbd(path: Path, socket: Path, export: str) -> None:
+    """Makes a qcow2 whose unwritten parts come from an NBD server on a unix socket. Raises StorageError."""
+    _make(path, ["-f", "qcow2", "-b", f"nbd+unix:///{export}?socket={socket.absolute()}", "-F", "raw"], [])
+
+
 def info(path: Path) -> ImageInfo:
     """Describes an image, one that is in use too. Raises StorageError."""
     return msgspec.json.decode(_run("info", ["-U", "--output=json", str(path)], path), type=ImageInfo)
