@@ -24,6 +24,7 @@ from rha.journal.segment import Journal
 from rha.report import Point
 from rha.scenario import Scenario, from_plain
 from rha.wire import frames
+from rha.wire.codec import Decompressor
 from rha.wire.frames import BadFrame, FrameType, Header
 from rha.wire.messages import PROTOCOL, DiskNeed, End, Heartbeat, Hello, Mark, Welcome
 
@@ -46,7 +47,10 @@ class Intake:
         self.sync_ended = journal.end  # journal position behind the last end of a sync
         self.heartbeat: Heartbeat | None = None
         self.heard_at: float | None = None  # monotonic
-        self.heartbeats_passed: list[Heartbeat] = []
+        self._heartbeats: list[Heartbeat] = []
+        # The three above have a lock of their own: a heartbeat must be answered while `lock` is held over a slow disk.
+        self._beats_lock = threading.Lock()
+        self._decompressor = Decompressor()  # of the thread that takes
 
     def refold(self, saved: Checkpoint) -> None:
         """What the durable journal says behind the saved state, or behind the checkpoint where that is further (only
@@ -65,17 +69,27 @@ class Intake:
         scenario = self._check_hello(hello)
         self._written.clear()  # every session begins its syncs with a mark of its own
         known = hello.generation == self.state.generation and hello.first_lsn <= self.state.lsn
+        if self._has_hole(hello):
+            # The master no longer has what comes next. Its LSNs begin anew above all it has, and are compared.
+            return self._welcome(host, known=False, floor=hello.first_lsn)
         if not known and hello.first_lsn > self.state.lsn:
             self._begin_generation(hello, raw)  # without the lock: it waits for the applier, which takes it
         catalog.save_scenario(self._folder, scenario)
         self.scenario = scenario
+        return self._welcome(host, known=known and self.state.next_lsn is not None, floor=self.state.lsn)
+
+    def _has_hole(self, hello: Hello) -> bool:
+        same = hello.generation == self.state.generation and self.state.next_lsn is not None
+        return same and hello.first_lsn > self.state.lsn
+
+    def _welcome(self, host: str, *, known: bool, floor: int) -> Welcome:
         return Welcome(
             protocol=PROTOCOL,
             version=rha.__version__,
             host=host,
-            generation_known=known and self.state.next_lsn is not None,
-            durable_lsn=self.state.lsn,
-            lsn_floor=self.state.lsn,
+            generation_known=known,
+            durable_lsn=self.commit(),  # what a broken connection left taken and not yet synced is released now
+            lsn_floor=floor,
             disks=[DiskNeed(name=d.name, need=_NEED[d.phase]) for d in self.state.disks],  # type: ignore[arg-type]
         )
 
@@ -137,14 +151,20 @@ class Intake:
             raise BadFrame("a frame out of turn", cause=f"{header.type.name} in the middle of a stream")
 
     def _hear(self, beat: Heartbeat) -> None:
-        with self._lock:
+        with self._beats_lock:
             self.heartbeat, self.heard_at = beat, time.monotonic()
             if self._images.applied.lsn >= beat.captured_lsn:
-                self.heartbeats_passed = [beat]
-            elif len(self.heartbeats_passed) < 2:
-                self.heartbeats_passed.append(beat)
+                self._heartbeats = [beat]
+            elif len(self._heartbeats) < 2:
+                self._heartbeats.append(beat)
+
+    def heartbeats(self) -> list[Heartbeat]:
+        """Those that the images may have passed since."""
+        with self._beats_lock:
+            return list(self._heartbeats)
 
     def _journal_frame(self, header: Header, payload: memoryview) -> None:
+        header, payload = self._decompressor.unpack(header, payload)
         message = decode(header, payload)
         state = fold(self.state, header, message)
         self._guard_before(message)

@@ -79,6 +79,10 @@ class Replica:
         """Makes durable what was taken, lets the applier go on. Returns the durable LSN. Raises StorageError."""
         return self._intake.commit()
 
+    def heard(self) -> None:
+        """Something came from the master. A frame of many bytes may be long under way: it is no silence."""
+        self._intake.heard_at = time.monotonic()
+
     def spool_full(self) -> bool:
         """True while the receiver should wait for the applier."""
         return self.spool_bytes() > SPOOL_BYTES
@@ -142,7 +146,7 @@ class Replica:
     def point(self) -> Point | None:
         """The consistent point that can be booted now: the images as they are, else the guarded one; None when there is
         neither. Its time is the master's: every write submitted before it is in the images."""
-        return self._images.point(self._intake.heartbeats_passed)
+        return self._images.point(self._intake.heartbeats())
 
     def read_image(self, disk: int, offset: int, length: int) -> bytes:
         """Bytes of an image as it is now; waits while the images are closed for a merge.

@@ -22,6 +22,7 @@ VERBS = {
     "engine": "Protect this host: capture and ship the writes of a scenario's disks.",
     "appliance": "Receive scenarios, keep their images, start substitute VMs.",
     "status": "Show what every daemon of this host says.",
+    "history": "Show how the states of a master's disks changed, and why.",
     "verify": "Compare the master's disks with the appliance's images.",
     "points": "Show the points in time that a scenario can be shown at.",
     "bookmark": "Give a point a name.",
