@@ -27,7 +27,7 @@ VERBS = {
     "points": "Show the points in time that a scenario can be shown at.",
     "bookmark": "Give a point a name.",
     "mount": "Mount the file systems of a point, read-only.",
-    "umount": "End a mount.",
+    "umount": "End a mount that `rha mount` has made.",
     "diff": "Show what differs between two points.",
     "restore": "Copy a file or directory out of a point.",
     "export": "Write a disk of a point as an image file.",
