@@ -34,7 +34,7 @@ struct rha_disk {
   unsigned int mode;          /* enum rha_mode */
   unsigned int tracking;      /* 1: completed writes set bits too (the late set of a resync) */
   unsigned int all_dirty;     /* 1: more was written at once than the probe marks bit by bit */
-  unsigned int trusted;       /* 1: image + stream + bitmap together miss nothing (written by the engine) */
+  unsigned int trusted;       /* 1: image + stream + bitmap together miss nothing; 2: the same, by comparison (the engine's) */
   unsigned long long bitmap_word;  /* where its bits begin in the planes `dirty` and `pending`, in u64 words */
   unsigned long long bitmap_words;
 };
@@ -49,6 +49,8 @@ struct rha_state {
   unsigned int ncpus;
   unsigned int misses_seen; /* recursion misses that the engine has answered with a resync */
   struct rha_disk disk[16]; /* RHA_MAX_DISKS */
+  unsigned long long blind;      /* calls of the probe that could not read what they were called for */
+  unsigned long long blind_seen; /* as misses_seen */
 };
 
 /* One per CPU and disk, index cpu * RHA_MAX_DISKS + disk: no CPU waits for another. */

@@ -133,7 +133,8 @@ class Daemon:
 
 
 def environment(run_dir: Path) -> dict[str, str]:
-    return {**os.environ, "RHA_RUN_DIR": str(run_dir), "PYTHONUNBUFFERED": "1"}
+    state = {"RHA_RUN_DIR": str(run_dir), "RHA_STATE_DIR": str(run_dir / "state")}
+    return {**os.environ, **state, "PYTHONUNBUFFERED": "1"}
 
 
 class Engine(Daemon):
@@ -262,8 +263,11 @@ class Lab:
         ring: str = "64MiB",
         port: int | None = None,
         pair: pki.Pair | None = None,
+        link: str = "",
+        more: str = "",
     ) -> Engine:
-        """The engine of a new scenario over these devices, called d0, d1, …; not started yet."""
+        """The engine of a new scenario over these devices, called d0, d1, …; not started yet. `link`: more lines of
+        that table, `more`: more tables."""
         name = name or f"lab-{os.getpid()}"
         pair = pair or self.certificate(name)
         file = self.folder / f"{name}.toml"
@@ -271,7 +275,7 @@ class Lab:
         file.write_text(
             f'name = "{name}"\n{disks}[appliance]\naddress = "127.0.0.1:{port or self.port}"\n'
             f'ca = "{self.pki / "ca.pem"}"\ncertificate = "{pair.certificate}"\nkey = "{pair.key}"\n'
-            f'[capture]\nring = "{ring}"\n[link]\nheartbeat = "200ms"\n'
+            f'[capture]\nring = "{ring}"\n[link]\nheartbeat = "200ms"\n{link}{more}'
         )
         engine = Engine(name, self.folder, file)
         self.stack.callback(engine.unload)

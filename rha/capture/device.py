@@ -34,6 +34,10 @@ class Device(NamedTuple):
     def bytes(self) -> int:
         return self.sectors * 512
 
+    def overlaps(self, dev: int, start: int, sectors: int) -> bool:
+        """True when the part [start, start + sectors) of whole disk `dev` shares a sector with this device."""
+        return self.dev == dev and self.start < start + sectors and start < self.start + self.sectors
+
     @property
     def numbers(self) -> str:
         """`major:minor` of the device itself, as in /proc/self/mountinfo."""
@@ -76,6 +80,11 @@ def lookup(path: str | Path) -> Device:
     )
 
 
+def is_read_only(device: Device) -> bool:
+    """True when the kernel lets nobody write to the device."""
+    return _read(device.sys / "ro") == "1"
+
+
 def why_not(path: str | Path) -> RhaError | None:
     """The reason why this device cannot be watched, or None. Reads the device, writes nothing."""
     try:
@@ -97,7 +106,7 @@ def _why_not(device: Device, size: int, used: int) -> RhaError | None:
         return DeviceError(
             f"device {path} changes its size", cause=f"{size} against {device.bytes} bytes", hint="lsblk"
         )
-    if _read(device.sys / "ro") == "1":
+    if is_read_only(device):
         return DeviceError(
             f"device {path} is read-only", cause="nothing can change on it", hint=f"blockdev --setrw {path}"
         )
