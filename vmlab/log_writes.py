@@ -38,6 +38,7 @@ KINDS = ("ext4", "xfs")
 DATA_BYTES = {"ext4": 64 * MIB, "xfs": 304 * MIB}
 LOG_BYTES = 4096 * MIB  # sparse
 MARKS = 12
+RING = "128MiB"  # a gap would put a sync between two marks
 WORK_SECONDS = 3  # of load between two marks
 SCENARIO = "log-writes"
 FUA_FLAG = 1  # RHA_FLAG_FUA of csrc/record.h
@@ -90,21 +91,20 @@ class _Recorder:
         self._site, self._machine, self._data, self._logs, self._say = site, machine, data, logs, say
 
     def record(self) -> list[Mark]:
-        """Protects the empty disks, makes the file systems, loads them, and marks. The machine is then cut off."""
+        """Makes the file systems, loads them, protects them under the load, and marks. The machine is then cut off."""
         for kind, data, log in zip(KINDS, self._data, self._logs, strict=True):
             table = f"0 $(blockdev --getsz {data.path}) log-writes {data.path} {log.path}"
             self._machine.sh(f'modprobe dm-log-writes; dmsetup create lw-{kind} --table "{table}"')
-        self._site.start()
-        master = self._site.protect(self._machine, SCENARIO, {one.name: one.path for one in self._data})
-        master.start()
-        master.wait_ordered()
-        self._say("in write order; the file systems are made now")
-        for kind in KINDS:
             self._machine.sh(f"mkfs.{kind} -q /dev/mapper/lw-{kind}; mkdir -p /mnt/lab/{kind}")
             self._machine.run("mount", "-o", "discard", f"/dev/mapper/lw-{kind}", f"/mnt/lab/{kind}")
-        marks = [self._mark(master, 0)]
         self._load()
-        for number in range(1, MARKS):
+        self._site.start()
+        master = self._site.protect(self._machine, SCENARIO, {one.name: one.path for one in self._data}, RING)
+        master.start()
+        master.wait_ordered()
+        self._say("in write order, under load")
+        marks = []
+        for number in range(MARKS):
             self._machine.run("sleep", WORK_SECONDS)
             marks.append(self._mark(master, number))
         report = master.report()
@@ -166,6 +166,8 @@ def _judge(site: Site, folder: Path, marks: Sequence[Mark], logs: Sequence[Path]
         fua = _fua_points(found.folder, marks[0].lsn)
         for mark in marks:
             cut = max(one for one in found.cuts if one <= mark.lsn)
+            if cut != mark.lsn:
+                verdict.failures.append(f"{mark.name}: no record in write order ends at LSN {mark.lsn}, one at {cut}")
             _check_file_systems(verdict, straight, (point for point in fua if point[0] <= cut), place)
             fua = [point for point in fua if point[0] > cut]
             straight.to(cut)
