@@ -1,12 +1,11 @@
-"""A master that is restarted, in order and by a power cut: capture begins early and by itself, the disk is `unknown` with
-the true reason, compared with its image, not copied, and in write order again; the replica equals the master.
+"""A master that is restarted, in order and by a power cut: capture begins early and by itself, the disk is `unknown`
+with the true reason, compared with its image, not copied, and in write order again; the replica equals the master.
 
 `python -m vmlab.reboot` prints what was found.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from collections.abc import Callable
@@ -71,11 +70,11 @@ class _Scene:
     def restart(self, reason: str, restart: Callable[[], float]) -> str:
         """Restarts the machine under load. "ok", or the first thing that is not as it must be."""
         self._write_on()
-        seen, before = len(self._history()), self._journal_bytes()
+        seen, before = len(self._master.history()), self._journal_bytes()
         self._say(f"{reason}: back after {restart():.0f} s; {self._early()}")
         report = self._master.wait_ordered()
         grown = self._journal_bytes() - before
-        changes = self._history()[seen:]
+        changes = self._master.history()[seen:]
         path = " → ".join(f"{one['state']} ({one['reason']})" for one in changes)
         self._say(f"{reason}: {path}; the journal grew by {show_bytes(grown)}")
         return self._why_not(reason, changes, report, grown) or "ok"
@@ -103,9 +102,6 @@ class _Scene:
         self._machine.sh(f"systemd-run -q --unit=lab-writer fio {words} --time_based --runtime=3600")
         self._machine.wait_until(f"test -e {MOUNT}/load.0.0", 60)
         self._machine.run("sleep", 3)
-
-    def _history(self) -> list[dict[str, Any]]:
-        return list(json.loads(self._machine.run("rha", "history", SCENARIO, "--json", "--last", 1000)))
 
     def _journal_bytes(self) -> int:
         return sum(path.stat().st_size for path in self._site.journal(SCENARIO).glob("*.journal"))
