@@ -2,12 +2,11 @@
 time the state says so, with its reason, the other disks stay in write order, and in the end every replica equals its
 disk.
 
-`python -m vmlab.life` prints what was found.
+`python -m vmlab life` prints what was found.
 """
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -145,20 +144,3 @@ class _Scenes:
 def _demand(is_so: bool, otherwise: str) -> None:
     if not is_so:
         raise RhaError(otherwise)
-
-
-def main() -> int:
-    """Exit code 0: all scenes are ok; 1: one is not."""
-    try:
-        found = run()
-    except RhaError as error:
-        print(error, file=sys.stderr)
-        return error.code
-    width = max(map(len, found))
-    for name, result in found.items():
-        print(f"{name:<{width}}  {result}")
-    return int(any(result != "ok" for result in found.values()))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

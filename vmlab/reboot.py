@@ -1,18 +1,16 @@
 """A master that is restarted, in order and by a power cut: capture begins early and by itself, the disk is `unknown`
 with the true reason, compared with its image, not copied, and in write order again; the replica equals the master.
 
-`python -m vmlab.reboot` prints what was found.
+`python -m vmlab reboot` prints what was found.
 """
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rha.errors import RhaError
 from rha.units import show_bytes
 from vmlab import disk
 from vmlab.machine import Machine
@@ -130,19 +128,3 @@ class _Scene:
         self._machine.power_off()
         self._site.stop()
         return why_not_equal(self._site.image(SCENARIO, "data"), self._data.file, 0, DISK_BYTES) or "ok"
-
-
-def main() -> int:
-    """Exit code 0: all scenes are ok; 1: one is not."""
-    try:
-        found = run()
-    except RhaError as error:
-        print(error, file=sys.stderr)
-        return error.code
-    for name, result in found.items():
-        print(f"{name:<14}{result}")
-    return int(any(result != "ok" for result in found.values()))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,20 +1,18 @@
 """The stack matrix: on every kind of disk, and above and below every layer, the replica equals the master.
 
-`python -m vmlab.stacks [GROUP…]` prints the table. For each group of stacks: engine started while a writer works, first
+`python -m vmlab stacks [GROUP…]` prints the table. For each group of stacks: engine started while a writer works, first
 sync, write order, some more writes and a trim, writer stopped, unmounted; then every watched device is copied with dd
 inside the machine to a fresh disk, and qemu-img compares the copy with the replica.
 """
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rha.errors import RhaError
 from rha.units import show_bytes
 from vmlab import disk, layers
 from vmlab.layers import MIB, Stack
@@ -175,20 +173,3 @@ class Group:
             timeout=300,
         )
         return size
-
-
-def main() -> int:
-    """Exit code 0: every stack is equal or refused with a reason; 1: a replica differs."""
-    try:
-        found = run(groups=sys.argv[1:] or tuple(GROUPS))
-    except RhaError as error:
-        print(error, file=sys.stderr)
-        return error.code
-    width = max(map(len, found))
-    for name, result in found.items():
-        print(f"{name:<{width}}  {result}")
-    return int(any(result.startswith("different") for result in found.values()))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
