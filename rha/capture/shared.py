@@ -23,6 +23,8 @@ LOSSES = (
     ("straddles", "a write crossed the edge of the watched partition"),
     ("write-error", "the device reported a write error"),
     ("zone-append", "the device chose the sector of a write"),
+    ("encrypted", "a write is encrypted on its way to the device"),
+    ("untracked", "more writes were on their way than the probe keeps"),
 )
 
 _PAGE = mmap.PAGESIZE
