@@ -36,7 +36,7 @@ struct rha_disk {
   unsigned int mode;          /* enum rha_mode */
   unsigned int tracking;      /* 1: completed writes set bits too (the late set of a resync) */
   unsigned int all_dirty;     /* 1: more was written at once than the probe marks bit by bit */
-  unsigned int trusted;       /* 1: image + stream + bitmap together miss nothing (written by the engine) */
+  unsigned int trusted;       /* 1: image + stream + bitmap together miss nothing; 2: the same, by comparison (the engine's) */
   unsigned long long bitmap_word;  /* where its bits begin in the planes `dirty` and `pending`, in u64 words */
   unsigned long long bitmap_words;
   unsigned int bio_based; /* 1: no request queue; the probe keeps each write until the end of its bio */

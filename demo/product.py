@@ -86,4 +86,4 @@ def reports(socket: Path, timeout: float = 2.0) -> list[Report]:
 
 
 def _environment(run_dir: Path | None) -> dict[str, str]:
-    return {**os.environ, **({"RHA_RUN_DIR": str(run_dir)} if run_dir else {})}
+    return {**os.environ, **({"RHA_RUN_DIR": str(run_dir), "RHA_STATE_DIR": str(run_dir / "state")} if run_dir else {})}

@@ -22,7 +22,9 @@ class Sync(msgspec.Struct, kw_only=True):
 
 
 class DiskReport(msgspec.Struct, kw_only=True):
-    """One disk. `state`: write-order, catching-up, bitmap, unknown. `losses` counts every loss of order by reason."""
+    """One disk. `state`: write-order, catching-up, bitmap, unknown, for the reason of that name. `losses` counts the
+    writes that did not get into the stream since the probe was loaded, `left_order` how often the disk left write order
+    as far as the history goes back, by reason."""
 
     name: str
     device: str
@@ -32,6 +34,8 @@ class DiskReport(msgspec.Struct, kw_only=True):
     since: float
     dirty_bytes: int = 0
     losses: dict[str, int] = {}
+    reason: str = ""
+    left_order: dict[str, int] = {}
     sync: Sync | None = None
 
 
@@ -40,6 +44,18 @@ class Point(msgspec.Struct, kw_only=True):
 
     lsn: int
     time: float
+
+
+class LinkReport(msgspec.Struct, kw_only=True):
+    """The engine's side of a connected link. `limit_bytes` per second, 0: none. `sent_bytes`: of this session as they
+    travelled, `raw_bytes` before compression. `waits`: what sending waits for, empty when for nothing."""
+
+    limit_bytes: int
+    limit: str
+    compression: str
+    sent_bytes: int
+    raw_bytes: int
+    waits: str = ""
 
 
 class VmReport(msgspec.Struct, kw_only=True):
@@ -77,5 +93,6 @@ class Report(msgspec.Struct, kw_only=True):
     ring_used_bytes: int = 0
     peer: str = ""
     connected: bool = False
+    link: LinkReport | None = None
     vm: VmReport | None = None
     alarms: list[str] = []

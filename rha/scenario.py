@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from rha.units import parse_bytes, parse_seconds
+from rha.units import parse_bytes, parse_rate, parse_seconds
 
 
 class Size(int):
@@ -20,10 +20,16 @@ class Duration(float):
     """Seconds; in a file a text with its unit."""
 
 
+class Rate(int):
+    """Bytes per second, 0: unlimited; in a file a text with its unit."""
+
+
 def decode_unit(kind: type, value: Any) -> Any:
     """msgspec's dec_hook: units to numbers. Plain numbers come from our own JSON, where they are already plain."""
     if kind is Size:
         return Size(value if isinstance(value, int) else parse_bytes(value))
+    if kind is Rate:
+        return Rate(value if isinstance(value, int) else parse_rate(value))
     if kind is Duration:
         return Duration(value if isinstance(value, int | float) else parse_seconds(value))
     raise NotImplementedError(kind)
@@ -31,7 +37,7 @@ def decode_unit(kind: type, value: Any) -> Any:
 
 def encode_unit(value: Any) -> Any:
     """msgspec's enc_hook, the other way round: numbers."""
-    if isinstance(value, Size):
+    if isinstance(value, Size | Rate):
         return int(value)
     if isinstance(value, Duration):
         return float(value)
@@ -67,11 +73,31 @@ class Capture(_Table, kw_only=True, frozen=True):
     ring: Size | None = None  # None: 1/16 of RAM, a power of two, at most 2 GiB
 
 
+class Window(_Table, kw_only=True, frozen=True):
+    """A part of the week with a limit of its own, in the master's local time. `end` before `begin`: over midnight, on
+    the days on which it begins."""
+
+    begin: str = msgspec.field(name="from")  # HH:MM
+    end: str = msgspec.field(name="to")  # HH:MM, also 24:00
+    days: str = "mon-sun"  # "mon-fri", "sat,sun", "mon"
+    limit: Rate
+
+
 class Link(_Table, kw_only=True, frozen=True):
-    """When the appliance begins to doubt the master."""
+    """When the appliance begins to doubt the master; how much of the line the stream may take, and in what form."""
 
     heartbeat: Duration = Duration(1)
     lost_after: Duration = Duration(5)
+    limit: Rate = Rate(0)  # outside the windows
+    schedule: list[Window] = []  # the first one that covers the moment counts
+    compression: Literal["auto", "none", "lz4", "zstd"] = "auto"
+
+
+class Spool(_Table, kw_only=True, frozen=True):
+    """A file on the master that takes the stream when the link is down longer than the ring lasts."""
+
+    path: str
+    size: Size
 
 
 class Check(_Table, kw_only=True, frozen=True):
@@ -123,6 +149,7 @@ class Scenario(_Table, kw_only=True, frozen=True):
     appliance: Appliance
     capture: Capture = Capture()
     link: Link = Link()
+    spool: Spool | None = None
     check: list[Check] = []
     vm: Vm = Vm()
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rha import schema
+from rha import schedule, schema
 from rha.errors import ConfigError
 from rha.scenario import Scenario
 from rha.schema import Clean, Mistake
@@ -20,6 +20,8 @@ from rha.wire.address import parse_address, why_no_host, why_no_port
 MAX_DISKS = 16  # RHA_MAX_DISKS in csrc/record.h
 MIN_RING_BYTES = 4096
 MAX_RING_BYTES = 2 << 30
+MIN_LIMIT = 16 << 10  # bytes per second; below it a frame of a few hundred KiB would take minutes
+MIN_SPOOL_BYTES = 16 << 20
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.IGNORECASE)
 
 
@@ -37,6 +39,7 @@ def rules(clean: Clean) -> Iterator[Mistake]:
     yield from _appliance(clean.get("appliance", {}))
     yield from _ring(clean.get("capture", {}).get("ring"))
     yield from _link(clean.get("link", {}))
+    yield from _spool(clean.get("spool") or {})
     for index, check in enumerate(clean.get("check", [])):
         yield from _check(check, f"check[{index}]")
     if clean.get("mode") == "ha" and clean.get("check") == []:
@@ -84,6 +87,37 @@ def _link(table: Clean) -> Iterator[Mistake]:
             f"{show_seconds(lost_after)} is under two heartbeats of {show_seconds(heartbeat)}: one late one would count"
         )
         yield Mistake("link.lost_after", text)
+
+    yield from _limit(table, "link.limit")
+    for index, window in enumerate(table.get("schedule", [])):
+        yield from _window(window, f"link.schedule[{index}]")
+
+
+def _limit(table: Clean, path: str) -> Iterator[Mistake]:
+    if 0 < table.get("limit", 0) < MIN_LIMIT:
+        yield Mistake(path, f"{show_bytes(table['limit'])}/s is under {show_bytes(MIN_LIMIT)}/s")
+
+
+def _window(table: Clean, path: str) -> Iterator[Mistake]:
+    yield from _limit(table, f"{path}.limit")
+    for field, why_not in (
+        ("from", schedule.why_no_clock),
+        ("to", schedule.why_no_clock),
+        ("days", schedule.why_no_days),
+    ):
+        why = why_not(table[field]) if field in table else None
+        if why:
+            yield Mistake(f"{path}.{field}", why)
+    if table.get("from") == "24:00":
+        yield Mistake(f"{path}.from", "a window cannot begin at 24:00; write 00:00")
+    if table.get("from") == table.get("to") is not None:
+        yield Mistake(f"{path}.to", "the window is empty; a whole day is 00:00 to 24:00")
+
+
+def _spool(table: Clean) -> Iterator[Mistake]:
+    yield from absolute(table, "spool", "path")
+    if table.get("size", MIN_SPOOL_BYTES) < MIN_SPOOL_BYTES:
+        yield Mistake("spool.size", f"{show_bytes(table['size'])} is under {show_bytes(MIN_SPOOL_BYTES)}")
 
 
 def _check(table: Clean, path: str) -> Iterator[Mistake]:

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 import msgspec
 
 from rha.errors import ConfigError
-from rha.scenario import Duration, Size, decode_unit
+from rha.scenario import Duration, Rate, Size, decode_unit
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -27,6 +27,7 @@ _NOTHING = object()  # a value that did not pass
 _UNITS = {
     Size: "a size with its unit, such as 64KiB or 2GiB",
     Duration: "a duration with its unit, such as 500ms or 5s",
+    Rate: "a rate with its unit, such as 20MiB/s or 100Mbit/s",
 }
 _KINDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", **_UNITS}
 

@@ -84,6 +84,7 @@ def _scenario(report: Report, now: float, colour: bool) -> Iterator[str]:
     if report.state not in ("missing", "unknown"):
         yield from _field("lag", _lag(report))
         yield from _field("peer", _peer(report))
+        yield from _field("link", _link(report))
         yield from _field("ring", _ring(report))
     yield from _field("consistent", _consistent(report, now))
     for disk in report.disks:
@@ -101,7 +102,10 @@ def _disk(disk: DiskReport) -> Iterator[str]:
         yield from _field("", _sync(disk.sync))
     if disk.losses:
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(disk.losses.items()))
-        yield from _field("", f"order lost: {reasons}")
+        yield from _field("", f"writes outside the stream: {reasons}")
+    if disk.left_order:
+        times = ", ".join(f"{reason} {count}" for reason, count in sorted(disk.left_order.items()))
+        yield from _field("", f"left write order: {times} (rha history)")
 
 
 def _sync(sync: Sync) -> str:
@@ -121,6 +125,16 @@ def _lag(report: Report) -> str:
 
 def _peer(report: Report) -> str:
     return f"{report.peer or 'nobody'} ({'connected' if report.connected else 'not connected'})"
+
+
+def _link(report: Report) -> str:
+    link = report.link
+    if link is None:
+        return ""
+    sent = f"sent {show_bytes(link.sent_bytes)}"
+    if link.sent_bytes < link.raw_bytes:
+        sent += f" for {show_bytes(link.raw_bytes)}"
+    return "; ".join(part for part in (link.limit, link.compression, sent, link.waits) if part)
 
 
 def _ring(report: Report) -> str:

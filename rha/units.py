@@ -30,6 +30,26 @@ def parse_seconds(text: str) -> float:
     return float(found[1]) * _SECONDS[found[2]]
 
 
+_RATES = {f"{unit}/s": size for unit, size in _SIZES.items()} | {
+    "kbit/s": 125,
+    "Mbit/s": 125_000,
+    "Gbit/s": 125_000_000,
+}
+
+
+def parse_rate(text: str) -> int:
+    """Bytes per second of a rate such as `20MiB/s` or `100Mbit/s`; 0 for `unlimited`.
+
+    Raises ValueError naming the accepted forms.
+    """
+    if text == "unlimited":
+        return 0
+    found = re.fullmatch(rf"(\d+)\s*({'|'.join(_RATES)})", text)
+    if not found or int(found[1]) == 0:
+        raise ValueError(f"{text!r} is no rate; write for example 20MiB/s, 100Mbit/s, unlimited")
+    return int(found[1]) * _RATES[found[2]]
+
+
 def show_bytes(count: float) -> str:
     """A size for people, binary units, three significant digits: `1.25 GiB`."""
     for unit, size in reversed(_SIZES.items()):

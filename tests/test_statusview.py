@@ -66,7 +66,8 @@ web1 engine (ha)  WARNING  syncing
   disk        root  /dev/vda  20 GiB  catching-up: the ring was full
               to be sent again: 128 MiB
               sync (compare): 25.0 % of 20 GiB, sent 1 GiB, 100 MiB/s, remaining 2 min 34 s
-              order lost: read-error 1, ring-full 3
+              writes outside the stream: read-error 1, ring-full 3
+              left write order: ring-full 1 (rha history)
   alarm       appliance not reachable for 2 min"""
 
 SERVING = """\
@@ -102,6 +103,7 @@ def syncing() -> Report:
         why="the ring was full",
         dirty_bytes=128 << 20,
         losses={"ring-full": 3, "read-error": 1},
+        left_order={"ring-full": 1},
         sync=sync,
     )
     return engine(

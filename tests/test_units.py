@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rha.units import parse_bytes, parse_seconds, show_bytes, show_seconds
+from rha.units import parse_bytes, parse_rate, parse_seconds, show_bytes, show_seconds
 
 UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
@@ -18,6 +18,20 @@ def test_sizes(count: int, unit: str, space: str) -> None:
 def test_no_size(text: str) -> None:
     with pytest.raises(ValueError, match="is no size; write for example 64KiB"):
         parse_bytes(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [("20MiB/s", 20 << 20), ("64 KiB/s", 64 << 10), ("100Mbit/s", 12_500_000), ("8kbit/s", 1000), ("unlimited", 0)],
+)
+def test_rates(text: str, rate: int) -> None:
+    assert parse_rate(text) == rate
+
+
+@pytest.mark.parametrize("text", ["", "20", "20MiB", "20MB/s", "0MiB/s", "1.5MiB/s", "-1MiB/s", "20mbit/s", "none"])
+def test_no_rate(text: str) -> None:
+    with pytest.raises(ValueError, match="is no rate; write for example 20MiB/s"):
+        parse_rate(text)
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,15 @@
 """One master's connection: frames in, durable, acknowledged; digests compared.
 
-One thread owns the TLS connection, for reading and writing. It reads as long as something is there, up to a group's
-size or time, then makes the group durable with one fsync and acknowledges it: the more is under way, the fewer the
-fsyncs.
+One thread owns the TLS connection, for reading and writing, and never waits for a disk: heartbeats are answered while a
+sync of the journal takes its time. Another takes what was read into the journal: everything that is there, up to a
+group's size, then one fsync: the more is under way, the fewer the fsyncs. What lies between the two is bounded by the
+credit that the engine was granted; an engine that sends more all the same is not read any further.
 """
 
 from __future__ import annotations
 
 import os
 import queue
-import select
 import socket
 import ssl
 import threading
@@ -19,15 +19,18 @@ from collections.abc import Callable
 from rha.appliance.replica import Replica
 from rha.errors import NetworkError, RhaError
 from rha.sync.blocks import BLOCK_BYTES, DIGEST_BYTES, differing, digests
-from rha.wire import frames, tls
-from rha.wire.frames import BadFrame, FrameType, Header
+from rha.wire import codec, frames, tls
+from rha.wire.credit import Grant
+from rha.wire.frames import HEADER_BYTES, BadFrame, FrameType, Header
+from rha.wire.link import Frame, Link
 from rha.wire.messages import Ack, Hello, Refuse, Welcome
 from rha.wire.stream import FrameReader
 
 GROUP_BYTES = 16 << 20
-GROUP_SECONDS = 0.05
 SILENCE_SECONDS = 30.0  # the engine sends a heartbeat every second or so
+CONTROL_BYTES = 1 << 20  # of frames without credit that may wait for the journal
 _TICK_SECONDS = 0.5
+_FAREWELL_SECONDS = 2.0
 
 
 class Connection:
@@ -36,8 +39,11 @@ class Connection:
     def __init__(self, sock: ssl.SSLSocket, peer: str) -> None:
         self._sock, self._peer = sock, peer
         self._reader = FrameReader(sock)
+        self._link: Link | None = None
+        self._grant = Grant()
+        self._uncredited = 0  # bytes of control frames that wait for the journal
         self._stopped = False
-        self._sent_applied = 0
+        self._welcomed_lsn = 0
 
     def greet(self, replica_for: Callable[[Hello], Replica]) -> Replica:
         """HELLO and WELCOME. `replica_for(hello)` gives the scenario's replica, with this connection as its only one.
@@ -54,6 +60,7 @@ class Connection:
         except RhaError as error:
             self.refuse(error)
             raise
+        self._welcomed_lsn = welcome.durable_lsn
         return replica
 
     def _read_hello(self) -> Hello:
@@ -65,12 +72,16 @@ class Connection:
     def _welcome(self, replica: Replica, hello: Hello) -> Welcome:
         raw = frames.control(FrameType.HELLO, hello, lsn=hello.first_lsn)
         welcome = replica.welcome(hello, raw, socket.gethostname())
+        welcome.credit, welcome.codecs = self._grant.limit, list(codec.NAMES)
         self._send(FrameType.WELCOME, welcome)
         return welcome
 
     def refuse(self, error: RhaError, *, final: bool = False) -> None:
         """Tells the engine why the connection ends."""
         self._send(FrameType.REFUSE, Refuse(error=error.what, cause=error.cause, hint=error.hint, final=final))
+        if self._link:
+            with tls.explain(f"answering {self._peer} failed"):
+                self._link.flush(_FAREWELL_SECONDS)
 
     def stop(self) -> None:
         """Ends `serve` soon."""
@@ -81,69 +92,171 @@ class Connection:
 
         Raises NetworkError when the link fails, BadFrame or StorageError after telling the engine.
         """
-        comparer = _Comparer(replica)
-        comparer.start()
-        heard = time.monotonic()
-        try:
-            while not self._stopped:
-                last = self._take_group(replica, comparer)
-                if last is not None:
-                    heard = time.monotonic()
-                    self._acknowledge(replica, last)
-                replica.tend()
-                self._send_answers(comparer)
-                if time.monotonic() - heard > SILENCE_SECONDS:
-                    raise NetworkError(f"{self._peer} is silent", cause=f"nothing for {SILENCE_SECONDS:.0f} s")
-        except NetworkError:
-            raise
-        except RhaError as error:
-            self.refuse(error)
-            raise
-        finally:
-            comparer.stop()
+        with _Wake() as wake:
+            comparer = _Comparer(replica, wake)
+            taker = _Taker(replica, comparer, wake, self._welcomed_lsn)
+            comparer.start()
+            taker.start()
+            try:
+                self._link = Link(self._sock, wake.fd)
+                while not self._stopped:
+                    self._step(self._link, replica, taker, comparer, wake)
+            except NetworkError:
+                raise
+            except RhaError as error:
+                self.refuse(error)
+                raise
+            finally:
+                taker.stop()
+                comparer.stop()
 
-    def _take_group(self, replica: Replica, comparer: _Comparer) -> int | None:
-        """Reads one group of frames into the journal. Returns the number of its last frame, None when there was
-        none."""
-        size, last, end = 0, None, 0.0
-        while size < GROUP_BYTES and self._readable(comparer, 0.0 if last is not None else _TICK_SECONDS, replica):
-            header, payload = self._reader.read()
-            end = end or time.monotonic() + GROUP_SECONDS
-            size, last = size + header.length, header.seq
-            if header.type is FrameType.HASHES:
-                replica.commit()
-                comparer.ask(header, bytes(payload[: header.raw_length]), replica.journal_end)
-            else:
+    def _step(self, link: Link, replica: Replica, taker: _Taker, comparer: _Comparer, wake: _Wake) -> None:
+        hold = self._grant.held > self._grant.window or self._uncredited > CONTROL_BYTES
+        heard = link.last_heard
+        found = link.step(_TICK_SECONDS, read=not hold)
+        wake.clear()
+        answer = False
+        if link.last_heard != heard:
+            replica.heard()
+        for header, payload in found:
+            if header.type is FrameType.HEARTBEAT:
                 replica.take(header, payload)
-            if time.monotonic() > end:
-                break
-        return last
-
-    def _readable(self, comparer: _Comparer, seconds: float, replica: Replica) -> bool:
-        if self._sock.pending():
-            return True
-        if replica.spool_full():
-            time.sleep(_TICK_SECONDS if seconds else 0)
-            return False
-        ready = select.select([self._sock.fileno(), comparer.wake_fd], [], [], seconds)[0]
-        return self._sock.fileno() in ready
-
-    def _acknowledge(self, replica: Replica, seq: int) -> None:
-        durable = replica.commit()
-        self._send(FrameType.ACK, Ack(durable_lsn=durable, seq=seq, applied_lsn=replica.applied_lsn))
-
-    def _send_answers(self, comparer: _Comparer) -> None:
+                answer = True
+            else:
+                self._count(header)
+                taker.put((header, payload))
+        settled, uncredited = taker.settled()
+        self._grant.settle(settled)
+        self._uncredited -= uncredited
+        if answer or settled or uncredited:
+            self._acknowledge(replica, taker)
         for header, flags in comparer.answers():
-            payload = frames.pad(flags)
-            head = frames.encode(
-                FrameType.DIFFERS, payload, disk=header.disk, offset=header.offset, raw_length=len(flags)
-            )
-            with tls.explain(f"answering {self._peer} failed"):
-                self._sock.sendall(head + payload)
+            payload = memoryview(frames.pad(flags))
+            fields = {"disk": header.disk, "offset": header.offset, "raw_length": len(flags)}
+            link.post(frames.encode(FrameType.DIFFERS, payload, **fields), payload)
+        if time.monotonic() - link.last_heard > SILENCE_SECONDS:
+            raise NetworkError(f"{self._peer} is silent", cause=f"nothing for {SILENCE_SECONDS:.0f} s")
+
+    def _count(self, header: Header) -> None:
+        if header.type in frames.CREDITED:
+            self._grant.receive(HEADER_BYTES + header.length)
+        else:
+            self._uncredited += HEADER_BYTES + header.length
+
+    def _acknowledge(self, replica: Replica, taker: _Taker) -> None:
+        durable, seq = taker.durable
+        ack = Ack(durable_lsn=durable, seq=seq, applied_lsn=replica.applied_lsn, credit=self._grant.limit)
+        self._send(FrameType.ACK, ack)
 
     def _send(self, type: FrameType, message: object) -> None:
+        frame = frames.control(type, message)
+        if self._link:
+            self._link.post(frame)
+            return
         with tls.explain(f"answering {self._peer} failed"):
-            self._sock.sendall(frames.control(type, message))
+            self._sock.sendall(frame)
+
+
+class _Wake:
+    """A pipe by which other threads wake the one that waits for the socket."""
+
+    def __enter__(self) -> _Wake:
+        self.fd, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._lock, self._set = threading.Lock(), False
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.fd)
+        os.close(self._write)
+
+    def set(self) -> None:
+        with self._lock:
+            if not self._set:
+                self._set = True
+                os.write(self._write, b"\0")
+
+    def clear(self) -> None:
+        with self._lock:
+            if self._set:
+                self._set = False
+                os.read(self.fd, 1)
+
+
+class _Taker(threading.Thread):
+    """Takes frames into the journal, in groups. `durable`: LSN and frame number up to which all is on stable
+    storage."""
+
+    def __init__(self, replica: Replica, comparer: _Comparer, wake: _Wake, durable_lsn: int) -> None:
+        super().__init__(name=f"take-{replica.name}", daemon=True)
+        self._replica, self._comparer, self._wake = replica, comparer, wake
+        self._frames: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._settled = (0, 0)
+        self._failure: BaseException | None = None
+        self._stopping = False
+        self.durable = (durable_lsn, 0)
+
+    def put(self, frame: Frame) -> None:
+        self._frames.put(frame)
+
+    def settled(self) -> tuple[int, int]:
+        """Bytes of frames, with and without credit, that were settled since the last call. Raises what the taking died
+        of."""
+        with self._lock:
+            if self._failure:
+                raise self._failure
+            settled, self._settled = self._settled, (0, 0)
+            return settled
+
+    def stop(self) -> None:
+        """Ends it behind the group at hand; what waits is dropped: it was never acknowledged."""
+        self._stopping = True
+        self._frames.put(None)
+        self.join()
+
+    def run(self) -> None:
+        try:
+            while not self._stopping:
+                self._take_group()
+                self._replica.tend()
+        except BaseException as error:  # noqa: BLE001 - raised again in the connection's thread
+            with self._lock:
+                self._failure = error
+            self._wake.set()
+
+    def _take_group(self) -> None:
+        if self._replica.spool_full():
+            time.sleep(_TICK_SECONDS)
+            return
+        credited, others, last = 0, 0, 0
+        frame = self._next(_TICK_SECONDS)
+        while frame and not self._stopping:
+            header, payload = frame
+            self._take(header, payload)
+            last, size = header.seq, HEADER_BYTES + header.length
+            if header.type in frames.CREDITED:
+                credited += size
+            else:
+                others += size
+            frame = self._next(None) if credited + others < GROUP_BYTES else None
+        if credited or others:
+            self.durable = (self._replica.commit(), last)
+            with self._lock:
+                self._settled = (self._settled[0] + credited, self._settled[1] + others)
+            self._wake.set()
+
+    def _next(self, timeout: float | None) -> Frame | None:
+        try:
+            return self._frames.get(timeout=timeout) if timeout else self._frames.get_nowait()
+        except queue.Empty:
+            return None
+
+    def _take(self, header: Header, payload: memoryview) -> None:
+        if header.type is FrameType.HASHES:
+            self._replica.commit()
+            self._comparer.ask(header, bytes(payload[: header.raw_length]), self._replica.journal_end)
+        else:
+            self._replica.take(header, payload)
 
 
 class _Comparer(threading.Thread):
@@ -151,13 +264,12 @@ class _Comparer(threading.Thread):
     everything that stood before it in the stream is applied: an older image might agree by chance with what later
     records undo."""
 
-    def __init__(self, replica: Replica) -> None:
+    def __init__(self, replica: Replica, wake: _Wake) -> None:
         super().__init__(name=f"compare-{replica.name}", daemon=True)
-        self._replica = replica
+        self._replica, self._wake = replica, wake
         self._questions: queue.SimpleQueue[tuple[Header, bytes, int] | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[tuple[Header, bytes]] = queue.SimpleQueue()
         self._failure: RhaError | None = None
-        self.wake_fd, self._wake = os.pipe()
 
     def ask(self, header: Header, theirs: bytes, position: int) -> None:
         """One HASHES frame; `position` is the journal's end behind what stood before it. Raises BadFrame."""
@@ -172,18 +284,16 @@ class _Comparer(threading.Thread):
         found = []
         while not self._answers.empty():
             found.append(self._answers.get())
-        if found:
-            os.read(self.wake_fd, 1 << 16)
         return found
 
     def run(self) -> None:
         try:
             while (question := self._questions.get()) is not None:
                 self._answers.put((question[0], self._compare(*question)))
-                os.write(self._wake, b"\0")
+                self._wake.set()
         except RhaError as error:
             self._failure = error
-            os.write(self._wake, b"\0")
+            self._wake.set()
 
     def _compare(self, header: Header, theirs: bytes, position: int) -> bytes:
         self._replica.wait_applied(position)
@@ -197,5 +307,3 @@ class _Comparer(threading.Thread):
     def stop(self) -> None:
         self._questions.put(None)
         self.join()
-        os.close(self.wake_fd)
-        os.close(self._wake)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import uuid
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -22,28 +23,11 @@ class Gap(NamedTuple):
     position: int
 
 
-class Misses(NamedTuple):
-    """Calls of the probe that had no effect, by reason. `skipped`: by the kernel, as the program was already running on
-    that CPU; `blind`: what the call was made for could not be read. As text: their sum."""
+class Misfit(NamedTuple):
+    """Pins that do not fit: the name of the reason, and what was seen."""
 
-    skipped: int
-    blind: int
-
-    def __bool__(self) -> bool:
-        return any(self)
-
-    def __str__(self) -> str:
-        return str(sum(self))
-
-    def by_reason(self) -> dict[str, int]:
-        """Counts by the reason's name; reasons without any are left out."""
-        return {name: count for name, count in self._asdict().items() if count}
-
-    def sentence(self) -> str:
-        """For a person; valid iff there is one."""
-        found = [f"the kernel skipped {self.skipped} calls of the probe"] if self.skipped else []
-        found += [f"{self.blind} calls of the probe could not read what was written"] if self.blind else []
-        return " and ".join(found)
+    reason: str
+    evidence: str
 
 
 class Capture:
@@ -59,10 +43,12 @@ class Capture:
         slots = int(self.state["ncpus"]) * shared.MAX_DISKS
         self._counters = shared.view(self._fds["counters"], shared.COUNTERS, slots)
         self._gaps = self._counters["gap"].reshape(-1, shared.MAX_DISKS)
-        words = sum(shared.words_for(device.bytes) for device in devices)
+        words = int(self.state["disk"]["bitmap_words"].sum())
         self._dirty = shared.view(self._fds["dirty"], np.dtype("<u8"), words)
         self._pending = shared.view(self._fds["pending"], np.dtype("<u8"), words)
         self.ring = Ring(self._fds["ring"], int(self.state["ring_bytes"]))
+        self._miss_counters = [bpf.MissCounter(self._fds[name]) for name in pins.PROGRAMS]
+        self._misses = 0, 0
         self._tracking_link: int | None = None
 
     def close(self) -> None:
@@ -100,18 +86,42 @@ class Capture:
             self.ring.next(self.ring.bytes, target)
         self.ring.release(self.ring.cursor)
 
-    def why_not_adopt(self) -> str | None:
-        """The reason why these pins do not fit the scenario's devices any more, or None."""
-        if int(self.state["layout"]) != shared.LAYOUT:
-            return f"layout {int(self.state['layout'])}, this version has {shared.LAYOUT}"
+    def misfit(self) -> Misfit | None:
+        """The reason why these pins do not fit the scenario's devices any more, or None. A device that has grown fits
+        while its bitmap has room: see `grow`."""
         if int(self.state["ndisks"]) != len(self.devices):
-            return f"{int(self.state['ndisks'])} disks, the scenario has {len(self.devices)}"
+            return Misfit("device-changed", f"{int(self.state['ndisks'])} disks, the scenario has {len(self.devices)}")
         for slot, device in zip(self.state["disk"], self.devices, strict=False):
-            was = tuple(int(slot[key]) for key in ("dev", "start", "sectors", "diskseq"))
-            now = (device.dev, device.start, device.sectors, device.diskseq)
+            was = tuple(int(slot[key]) for key in ("dev", "start", "diskseq"))
+            now = (device.dev, device.start, device.diskseq)
             if was != now:
-                return f"{device.path} is another device, or was resized: {was} is now {now}"
+                return Misfit("device-changed", f"{device.path}: device, start and sequence {was} are now {now}")
+        for i, device in enumerate(self.devices):
+            sectors = self.sectors(i)
+            if device.sectors < sectors or not self.has_room_for(i, device):
+                return Misfit("resized", f"{device.path}: {sectors} sectors are now {device.sectors}")
         return None
+
+    def sectors(self, disk: int) -> int:
+        """Length of the watched part in sectors, as the probe knows it."""
+        return int(self.state["disk"][disk]["sectors"])
+
+    def has_room_for(self, disk: int, device: Device) -> bool:
+        """True when the bitmap reaches to the device's end."""
+        return shared.words_for(device.bytes) <= int(self.state["disk"][disk]["bitmap_words"])
+
+    def grow(self, disk: int, device: Device) -> None:
+        """Follows a device that has grown: its new part is pending, the disk in bitmap mode. What was written there
+        before the probe knew of it is covered by that. A kill at any point is followed by another call."""
+        slot = self.state["disk"][disk]
+        before = int(slot["sectors"]) * 512
+        slot["mode"] = shared.MODE_BITMAP
+        time.sleep(shared.PROBE_SECONDS)
+        self.devices[disk] = device
+        first = before // shared.BLOCK_BYTES
+        plane, _ = self._plane(self._pending, disk)
+        lib.rha_bits_set(plane, first, self.blocks(disk) - first)
+        slot["sectors"] = device.sectors
 
     # Modes and losses -----------------------------------------------------------------------------------------
 
@@ -132,8 +142,13 @@ class Capture:
         """True when image, stream and bitmap together miss no write of the disk."""
         return bool(self.state["disk"][disk]["trusted"])
 
-    def set_trusted(self, disk: int, value: bool) -> None:
-        self.state["disk"][disk]["trusted"] = int(value)
+    def is_suspected(self, disk: int) -> bool:
+        """True when pending blocks are such that may differ, rather than such that do: comparing is cheaper."""
+        return int(self.state["disk"][disk]["trusted"]) == shared.TRUSTED_SUSPECTED
+
+    def set_trusted(self, disk: int, value: bool, *, suspected: bool = False) -> None:
+        """Outlives the engine, as the bits do."""
+        self.state["disk"][disk]["trusted"] = shared.TRUSTED_SUSPECTED if value and suspected else int(value)
 
     def gaps(self) -> list[Gap]:
         """The disks that lost a write since they entered data mode. Cheap: looked at for every frame."""
@@ -161,18 +176,18 @@ class Capture:
         """The disk's counters, one element a CPU."""
         return self._counters.reshape(-1, shared.MAX_DISKS)[:, disk]
 
-    def new_misses(self) -> Misses:
-        """Calls of the probe without effect since `answer_misses`: each may be a write that nothing marked."""
-        skipped = self._skipped() - int(self.state["misses_seen"])
-        return Misses(skipped, int(self.state["blind"]) - int(self.state["blind_seen"]))
+    def new_misses(self) -> dict[str, int]:
+        """Calls of the probe without effect since `answer_misses`, by reason: each may be a write that nothing marked.
+        Skipped by the kernel, as the program was already running on that CPU, or unable to read what it was called for.
+        """
+        self._misses = sum(counter.read() for counter in self._miss_counters), int(self.state["blind"])
+        skipped = (self._misses[0] - int(self.state["misses_seen"])) & 0xFFFFFFFF  # misses_seen has 32 bits
+        found = {"recursion-miss": skipped, "unread-bio": self._misses[1] - int(self.state["blind_seen"])}
+        return {reason: count for reason, count in found.items() if count}
 
     def answer_misses(self) -> None:
-        """To be called before the resync that makes up for them: what comes later counts anew."""
-        self.state["misses_seen"] = self._skipped()
-        self.state["blind_seen"] = self.state["blind"]
-
-    def _skipped(self) -> int:
-        return sum(bpf.figures(self._fds[name]).recursion_misses for name in pins.PROGRAMS)
+        """What `new_misses` found last is made up for, or will be; what comes later counts anew."""
+        self.state["misses_seen"], self.state["blind_seen"] = self._misses[0] & 0xFFFFFFFF, self._misses[1]
 
     # The late set ---------------------------------------------------------------------------------------------
 

@@ -35,6 +35,10 @@ class Device(NamedTuple):
     def bytes(self) -> int:
         return self.sectors * 512
 
+    def overlaps(self, dev: int, start: int, sectors: int) -> bool:
+        """True when the part [start, start + sectors) of whole disk `dev` shares a sector with this device."""
+        return self.dev == dev and self.start < start + sectors and start < self.start + self.sectors
+
     @property
     def is_bio_based(self) -> bool:
         """True when it has no request queue: bios go to its driver as they are (device mapper, md, zram)."""
@@ -72,6 +76,11 @@ def lookup(path: str | Path) -> Device:
     )
 
 
+def is_read_only(device: Device) -> bool:
+    """True when the kernel lets nobody write to the device."""
+    return read(device.sys / "ro") == "1"
+
+
 def why_not(path: str | Path) -> RhaError | None:
     """The reason why this device cannot be watched, or None. Reads the device, writes nothing."""
     try:
@@ -93,7 +102,7 @@ def _why_not(device: Device, size: int, used: int) -> RhaError | None:
         return DeviceError(
             f"device {path} changes its size", cause=f"{size} against {device.bytes} bytes", hint="lsblk"
         )
-    if read(device.sys / "ro") == "1":
+    if is_read_only(device):
         return DeviceError(
             f"device {path} is read-only", cause="nothing can change on it", hint=f"blockdev --setrw {path}"
         )

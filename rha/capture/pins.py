@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
-from rha.capture import bpf
+import numpy as np
+
+from rha.capture import bpf, shared
 
 ROOT = bpf.BPFFS / "rha"
 
@@ -29,6 +34,38 @@ def folder(scenario: str) -> Path:
 def exist(scenario: str) -> bool:
     """True when every pin is there. A loader that was killed half-way leaves some only."""
     return all((folder(scenario) / name).exists() for name in (*MAPS, *PROGRAMS, *LINKS))
+
+
+def scenarios() -> list[str]:
+    """Names of the scenarios that have a whole set of pins."""
+    return sorted(path.name for path in ROOT.iterdir() if exist(path.name)) if ROOT.is_dir() else []
+
+
+def layout(scenario: str) -> int:
+    """Layout number of the pinned probe's shared state: its first field in every version. Raises OSError."""
+    with _state(scenario) as memory:
+        return int.from_bytes(memory[:4], "little")
+
+
+def watched(scenario: str) -> list[tuple[int, int, int]]:
+    """(whole disk's number, first sector, sectors) of each disk that the pinned probe of a scenario watches; empty for
+    a layout that this version cannot read. Raises OSError."""
+    if layout(scenario) != shared.LAYOUT:
+        return []
+    with _state(scenario) as memory:
+        state = np.frombuffer(memory[: shared.STATE.itemsize], shared.STATE)[0]
+    disks = state["disk"][: int(state["ndisks"])]
+    return [(int(disk["dev"]), int(disk["start"]), int(disk["sectors"])) for disk in disks]
+
+
+@contextlib.contextmanager
+def _state(scenario: str) -> Iterator[mmap.mmap]:
+    fd = bpf.get(folder(scenario) / "state")
+    try:
+        with mmap.mmap(fd, shared.map_bytes(shared.STATE.itemsize, 1), mmap.MAP_SHARED, mmap.PROT_READ) as memory:
+            yield memory
+    finally:
+        os.close(fd)
 
 
 def remove(scenario: str) -> bool:

@@ -177,9 +177,9 @@ def _describe(state: Any, devices: list[Device], layout: tuple[int, int], ring_b
         disk = state["disk"][i]
         disk["dev"], disk["start"], disk["sectors"] = device.dev, device.start, device.sectors
         disk["diskseq"], disk["mode"] = device.diskseq, shared.MODE_BITMAP
-        disk["bitmap_word"], disk["bitmap_words"] = word, shared.words_for(device.bytes)
+        disk["bitmap_word"], disk["bitmap_words"] = word, shared.words_reserved(device.bytes)
         disk["bio_based"] = device.is_bio_based
-        word += shared.words_for(device.bytes)
+        word += shared.words_reserved(device.bytes)
     return generation.hex
 
 
@@ -202,7 +202,7 @@ def _load(specification: Specification) -> Outcome:
     begin = time.monotonic()
     bpf.ensure_bpffs()
     devices = [lookup(path) for path in specification.devices]
-    words = sum(shared.words_for(device.bytes) for device in devices)
+    words = sum(shared.words_reserved(device.bytes) for device in devices)
     ncpus = os.sysconf("SC_NPROCESSORS_CONF")
     compiler = _Compiler(kernel_flags())
     module = compiler.compile(

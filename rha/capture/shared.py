@@ -11,9 +11,15 @@ import numpy as np
 from rha._native import ffi
 
 MODE_OFF, MODE_BITMAP, MODE_DATA = 0, 1, 2
-LAYOUT = 2
+LAYOUT = 3
 MAX_DISKS = 16
 BLOCK_BYTES = 64 << 10  # one bit of a bitmap
+TRUSTED_SUSPECTED = 2  # rha_disk.trusted: pending blocks may differ; 1: they do
+PROBE_SECONDS = 0.02  # longer than any run of the probe: microseconds, with preemption off
+
+# Bits beyond the end of a disk, so that one that grows is followed without loading the probe anew: a quarter, and
+# 64 GiB (128 KiB of bitmap) at least.
+GROWTH_PART, GROWTH_BYTES = 4, 64 << 30
 
 # Index: enum rha_loss. Value: the name in reports, and the sentence for a person.
 LOSSES = (
@@ -69,6 +75,11 @@ def view(fd: int, dtype: np.dtype[Any], count: int) -> np.ndarray[Any, np.dtype[
     """The elements of a mmapable array map, readable and writable in place. Raises OSError."""
     memory = mmap.mmap(fd, map_bytes(dtype.itemsize, count), mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
     return np.frombuffer(memory, dtype, count)
+
+
+def words_reserved(disk_bytes: int) -> int:
+    """u64 words to set aside for one disk in a plane, growth included."""
+    return words_for(disk_bytes + max(disk_bytes // GROWTH_PART, GROWTH_BYTES))
 
 
 def words_for(disk_bytes: int) -> int:

@@ -22,6 +22,7 @@ VERBS = {
     "engine": "Protect this host: capture and ship the writes of a scenario's disks.",
     "appliance": "Receive scenarios, keep their images, start substitute VMs.",
     "status": "Show what every daemon of this host says.",
+    "history": "Show how the states of a master's disks changed, and why.",
     "verify": "Compare the master's disks with the appliance's images.",
     "failover": "The master is dead: start its substitute VM now.",
     "discard": "End a failover: remove the substitute VM, receive again.",

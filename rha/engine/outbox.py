@@ -87,6 +87,10 @@ class Outbox:
         with self._changed:
             return self._inserts.pop(0)
 
+    def next_bulk(self) -> Bulk | None:
+        with self._changed:
+            return self._bulk[0] if self._bulk else None
+
     def pop_bulk(self) -> Bulk | None:
         with self._changed:
             return self._bulk.popleft() if self._bulk else None

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rha import hashing
+from rha.capture import shared
 from rha.capture.capture import Capture
 from rha.engine.compare import Answered, Comparer, runs
 from rha.engine.outbox import Bulk, Insert, Outbox
@@ -30,7 +31,6 @@ from rha.wire import frames
 from rha.wire.frames import FrameType
 from rha.wire.messages import End, Mark
 
-PROBE_SECONDS = 0.02  # longer than any run of the probe: microseconds, with preemption off
 WINDOW_SECONDS = 5.0  # a write may reach its queue this much later than the probe, at most
 
 
@@ -76,7 +76,7 @@ class SyncProgress:
 
 
 class Round(threading.Thread):
-    """Runs one resync. `forget_gap(disk)` is called before a disk enters data mode; `done(disks)` when the appliance
+    """Runs one resync. `forget(disk)` is called before a disk enters data mode; `done(disks)` when the appliance
     has acknowledged the end; `failed(error)` when it could not be finished (the bits then stay pending)."""
 
     def __init__(
@@ -86,7 +86,7 @@ class Round(threading.Thread):
         capture: Capture,
         outbox: Outbox,
         *,
-        forget_gap: Callable[[int], None],
+        forget: Callable[[int], None],
         done: Callable[[tuple[int, ...]], None],
         failed: Callable[[RhaError], None],
     ) -> None:
@@ -95,7 +95,7 @@ class Round(threading.Thread):
         self.progress = {disk: SyncProgress(method) for disk, method in zip(plan.disks, plan.methods, strict=True)}
         self.comparer = Comparer(outbox)
         self._capture, self._outbox = capture, outbox
-        self._forget_gap, self._done, self._failed = forget_gap, done, failed
+        self._forget, self._done, self._failed = forget, done, failed
         self._window_ends = 0.0
         self._window_open = False
         self._aborted = ""
@@ -130,15 +130,16 @@ class Round(threading.Thread):
         for disk, method in self.plan.items():
             if method != "marked":
                 capture.mark_all_pending(disk)
-                capture.set_trusted(disk, True)  # from here the bits stand for everything the image may lack
+                # From here the bits stand for everything the image may lack.
+                capture.set_trusted(disk, True, suspected=method == "compare")
         for disk in self.plan.disks:
             capture.enter_bitmap_mode(disk)
-        time.sleep(PROBE_SECONDS)  # a probe that saw data mode must not lose its write behind the mark
+        time.sleep(shared.PROBE_SECONDS)  # a probe that saw data mode must not lose its write behind the mark
         capture.start_tracking(list(self.plan.disks))
         self._window_ends, self._window_open = time.monotonic() + WINDOW_SECONDS, True
         position = capture.ring.producer
         for disk in self.plan.disks:
-            self._forget_gap(disk)
+            self._forget(disk)
             capture.enter_data_mode(disk)
         sent = threading.Event()
         mark = Mark(epoch=self.epoch, disks=list(self.plan.disks), method=self.plan.methods[0])

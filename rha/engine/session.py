@@ -1,33 +1,44 @@
-"""One connection to the appliance: ships the ring in order, takes acknowledgements, says how the engine is.
+"""One connection to the appliance: ships the stream in order, takes acknowledgements, says how the engine is.
 
-One thread owns the TLS connection, for writing and reading: an OpenSSL connection is not safe for two.
+One thread owns the connection, for writing and reading. It never blocks in a write: while the line or the appliance
+takes nothing, answers are read, heartbeats are queued and losses of order are noticed.
 """
 
 from __future__ import annotations
 
-import select
 import socket
 import ssl
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 
 import rha
-from rha.capture.capture import Capture, Gap
-from rha.capture.ring import NO_LIMIT, Region
+from rha.capture.capture import Capture
+from rha.capture.ring import Region
+from rha.engine.compression import LineRate, Packer
+from rha.engine.disks import Loss
+from rha.engine.feed import Feed
 from rha.engine.outbox import Bulk, Insert, Outbox
+from rha.engine.pace import Bucket, Turns
 from rha.errors import NetworkError
+from rha.hashing import Buffer
+from rha.report import LinkReport
 from rha.scenario import Scenario, to_plain
+from rha.schedule import Limit, limit_at
 from rha.wire import frames
-from rha.wire.frames import FrameType
+from rha.wire.codec import Packed
+from rha.wire.credit import Allowance
+from rha.wire.frames import HEADER_BYTES, FrameType, Header
+from rha.wire.link import Link
 from rha.wire.messages import PROTOCOL, Ack, DiskHello, Heartbeat, Hello, Refuse, Welcome
-from rha.wire.messages import Gap as GapMessage
 from rha.wire.stream import FrameReader
 
-REGION_BYTES = 1 << 20
-SILENCE_SECONDS = 60.0  # every heartbeat is acknowledged; the appliance may wait for its disk meanwhile
+SILENCE = 4  # times `link.lost_after`: every heartbeat is answered at once, however slow the appliance's disk is
+GREETING_SECONDS = 60.0  # the appliance may have to catch up before it answers a new generation
 IDLE_POLL_SECONDS = 0.001
+WAIT_SECONDS = 0.05
 
 
 class Refused(NetworkError):
@@ -43,15 +54,18 @@ class Progress:
     connected_at: float = 0.0
     durable_lsn: int = 0
     applied_lsn: int = 0
-    shipped_bytes: int = 0
-    last_heard: float = field(default_factory=time.monotonic)
+    shipped_bytes: int = 0  # of records, before compression
+    raw_bytes: int = 0  # of all payloads, before compression
+    waits: str = ""
+    limit: Limit = field(default_factory=lambda: Limit(0, "not limited"))
 
 
 class Session:
     """Ships one scenario over one connected socket.
 
-    `on_gap(gap)` is called from the session thread the moment a loss of order is noticed, `on_differs(disk, offset,
-    flags)` for each answer to HASHES, `on_tick()` about every 100 ms.
+    `look()` lists the losses of order that stand; `on_loss(loss)` is called, from the session thread, when one is
+    announced to the appliance, `on_differs(disk, offset, flags)` for each answer to HASHES, `on_tick()` about every
+    100 ms.
     """
 
     def __init__(
@@ -61,20 +75,25 @@ class Session:
         capture: Capture,
         *,
         report: Callable[[], object],
-        on_gap: Callable[[Gap], str],
+        look: Callable[[], list[Loss]],
+        on_loss: Callable[[Loss], None],
         on_differs: Callable[[int, int, bytes], None],
         on_tick: Callable[[], None],
     ) -> None:
         self._sock, self._scenario, self._capture = sock, scenario, capture
-        self._report, self._on_gap, self._on_differs, self._on_tick = report, on_gap, on_differs, on_tick
-        self._reader = FrameReader(sock)
+        self._report, self._on_differs, self._on_tick = report, on_differs, on_tick
+        self._link: Link | None = None
         self.outbox = Outbox()
         self.progress = Progress()
+        self._feed = Feed(capture, self.outbox, look, on_loss)
+        self._credit = Allowance()
+        self._packer = Packer(scenario.link.compression, [])
+        self._bucket, self._turns, self._line = Bucket(), Turns(), LineRate()
         self._seq = 0
         self._unacknowledged: deque[tuple[int, Bulk | Insert]] = deque()
-        self._announced: set[int] = set()
-        self._next_heartbeat = self._next_tick = 0.0
+        self._next_heartbeat = self._next_tick = self._next_look = 0.0
         self._stopped = False
+        self.forget_loss = self._feed.forget_loss
 
     # Handshake ------------------------------------------------------------------------------------------------
 
@@ -96,14 +115,18 @@ class Session:
                 for disk, device in zip(self._scenario.disk, capture.devices, strict=True)
             ],
         )
-        self._send_control(FrameType.HELLO, hello)
-        self._sock.settimeout(SILENCE_SECONDS)
-        header, payload = self._reader.read()
+        self._seq += 1
+        self._sock.sendall(frames.control(FrameType.HELLO, hello, seq=self._seq))
+        self._sock.settimeout(GREETING_SECONDS)
+        header, payload = FrameReader(self._sock).read()
         if header.type is FrameType.REFUSE:
             raise _refused(frames.decode_control(header, payload, Refuse))
         if header.type is not FrameType.WELCOME:
             raise NetworkError("the appliance answers out of turn", cause=f"{header.type.name} instead of WELCOME")
-        return frames.decode_control(header, payload, Welcome)
+        welcome = frames.decode_control(header, payload, Welcome)
+        self._credit = Allowance(welcome.credit)
+        self._packer = Packer(self._scenario.link.compression, welcome.codecs)
+        return welcome
 
     # The loop -------------------------------------------------------------------------------------------------
 
@@ -112,20 +135,19 @@ class Session:
 
         Raises NetworkError, Refused or BadFrame.
         """
-        capture, ring = self._capture, self._capture.ring
-        ring.release(resume_lsn - capture.lsn_base)
-        ring.seek(resume_lsn - capture.lsn_base)
+        self._feed.begin(resume_lsn)
         self.progress = Progress(connected_at=time.time(), durable_lsn=resume_lsn, applied_lsn=resume_lsn)
         try:
+            self._link = link = Link(self._sock)
             while not self._stopped:
-                busy = self._ship_records()
-                busy |= self._ship_insert()
-                busy |= self._ship_bulk()
-                self._read_answers()
-                self._keep_time()
-                if not busy:
-                    ring.wait(IDLE_POLL_SECONDS, IDLE_POLL_SECONDS)
+                wait = WAIT_SECONDS if link.out_bytes else self._send_next()
+                for header, payload in link.step(wait):
+                    self._take_answer(header, payload)
+                self._keep_time(link)
         except (OSError, ssl.SSLError) as error:
+            for header, payload in self._link.last_words() if self._link else ():
+                if header.type is FrameType.REFUSE:
+                    raise _refused(frames.decode_control(header, payload, Refuse)) from error
             raise NetworkError("the link to the appliance failed", cause=str(error), hint="rha status") from error
         finally:
             self.outbox.close()
@@ -136,130 +158,166 @@ class Session:
 
     def drained(self) -> bool:
         """True when everything captured is acknowledged."""
-        return self.progress.durable_lsn >= self._capture.lsn_base + self._capture.ring.producer
+        return self.progress.durable_lsn >= self._feed.captured_lsn
 
-    def _ship_records(self) -> bool:
-        region = self._next_region()
-        if region.begin == region.end:
-            return False
+    def _send_next(self) -> float:
+        """Sends the frame whose turn it is. Returns for how long to wait for answers before the next one."""
+        while insert := self._feed.due_insert():
+            self._send_insert(insert)
+        region = self._feed.next_region()  # also while sending must wait: a loss of order is noticed here
+        bulk = self.outbox.next_bulk()
+        if region.begin == region.end and bulk is None:
+            self.progress.waits = ""
+            return IDLE_POLL_SECONDS
+        waits = region.begin < region.end
+        if bulk and not self._turns.is_bulk_next(records_wait=waits, bulk_waits=True, ring_used=self._feed.used):
+            bulk = None
+        size = HEADER_BYTES + (len(bulk.payload) if bulk else len(region.data))
+        wait, self.progress.waits = self._why_wait(size)
+        if bulk or wait:
+            self._feed.put_back(region)
+        if wait:
+            return wait
+        if bulk:
+            self._send_bulk(self.outbox.pop_bulk() or bulk)
+        else:
+            self._send_records(region)
+        return 0.0
+
+    def _why_wait(self, size: int) -> tuple[float, str]:
+        """How long a frame of this size must wait at least, and for what."""
+        owed = self._bucket.wait_seconds(time.monotonic())
+        if owed:
+            return min(owed, WAIT_SECONDS), "waits for its limit"
+        if not self._credit.fits(size):
+            return WAIT_SECONDS, "waits for the appliance's disk"
+        return 0.0, ""
+
+    def _send_records(self, region: Region) -> None:
         # The frame's time is the last record's: every write submitted before it is in the stream up to here.
         submitted = time.time_ns() - time.monotonic_ns() + region.last_time_ns if region.last_time_ns else 0
-        self._send(FrameType.RECORDS, region.data, lsn=self._capture.lsn_base + region.begin, time_ns=submitted)
+        lsn = self._capture.lsn_base + region.begin
+        size = self._send_data(FrameType.RECORDS, region.data, None, lsn=lsn, time_ns=submitted)
+        self._turns.sent_records(size)
         self.progress.shipped_bytes += region.end - region.begin
-        return True
 
-    def _next_region(self) -> Region:
-        """Committed records up to the next frame that must stand between them.
-
-        The gap positions are looked at after the end of the region is known: a record that was reserved after a lost
-        write left the probe is then never shipped as ordered.
-        """
-        ring = self._capture.ring
-        insert = self.outbox.next_insert()
-        limit = insert.position if insert else NO_LIMIT
-        region = ring.next(REGION_BYTES, limit)
-        news = [gap for gap in self._capture.gaps() if gap.disk not in self._announced]
-        if not news:
-            return region
-        for gap in news:
-            self._announce(gap, region.begin)
-            limit = min(limit, max(gap.position, region.begin))
-        ring.seek(region.begin)
-        return ring.next(REGION_BYTES, limit)
-
-    def _announce(self, gap: Gap, shipped: int) -> None:
-        self._announced.add(gap.disk)
-        reason = self._on_gap(gap)
-        message = GapMessage(disk=gap.disk, reason=reason, count=sum(self._capture.losses(gap.disk).values()))
-        self.outbox.insert(Insert(max(gap.position, shipped), FrameType.GAP, message, _nothing, _nothing))
-
-    def forget_gap(self, disk: int) -> None:
-        """The disk enters data mode again: its next gap is news."""
-        self._announced.discard(disk)
-
-    def _ship_insert(self) -> bool:
-        insert = self.outbox.next_insert()
-        ring = self._capture.ring
-        if insert is None or ring.cursor < insert.position:
-            return False
-        self.outbox.pop_insert()
-        seq = self._send_control(insert.type, insert.message, lsn=self._capture.lsn_base + ring.cursor)
-        self._unacknowledged.append((seq, insert))
-        insert.sent()
-        return True
-
-    def _ship_bulk(self) -> bool:
-        bulk = self.outbox.pop_bulk()
-        if bulk is None:
-            return False
-        seq = self._send(
+    def _send_bulk(self, bulk: Bulk) -> None:
+        size = self._send_data(
             bulk.type,
             bulk.payload,
-            lsn=self._capture.lsn_base + self._capture.ring.cursor,
+            bulk.raw_length,
+            lsn=self._feed.cursor_lsn,
             disk=bulk.disk,
             offset=bulk.offset,
             flags=bulk.flags,
-            raw_length=bulk.raw_length,
         )
-        self._unacknowledged.append((seq, bulk))
-        return True
+        self._turns.sent_bulk(size)
+        self._unacknowledged.append((self._seq, bulk))
 
-    def _keep_time(self) -> None:
+    def _send_insert(self, insert: Insert) -> None:
+        self._send_control(insert.type, insert.message, lsn=self._feed.cursor_lsn)
+        self._unacknowledged.append((self._seq, insert))
+        insert.sent()
+
+    # Time -----------------------------------------------------------------------------------------------------
+
+    def _keep_time(self, link: Link) -> None:
         now = time.monotonic()
         if now >= self._next_tick:
             self._next_tick = now + 0.1
+            self._feed.announce_losses()
             self._on_tick()
+        if now >= self._next_look:
+            self._next_look = now + 1.0
+            self._look_at_line(link, now)
         if now >= self._next_heartbeat:
             self._next_heartbeat = now + self._scenario.link.heartbeat
             clock = time.time()  # before the position: what was captured until now is below it
-            captured = self._capture.lsn_base + self._capture.ring.producer
-            beat = Heartbeat(time=clock, captured_lsn=captured, report=self._report())  # type: ignore[arg-type]
+            beat = Heartbeat(time=clock, captured_lsn=self._feed.captured_lsn, report=self._report())  # type: ignore[arg-type]
             self._send_control(FrameType.HEARTBEAT, beat)
-        if now - self.progress.last_heard > SILENCE_SECONDS:
-            raise NetworkError("the appliance is silent", cause=f"nothing heard for {SILENCE_SECONDS:.0f} s")
+        silence = SILENCE * self._scenario.link.lost_after
+        if now - link.last_heard > silence:
+            raise NetworkError("the appliance is silent", cause=f"nothing heard for {silence:.0f} s")
+
+    def _look_at_line(self, link: Link, now: float) -> None:
+        limit = limit_at(self._scenario.link, datetime.now())
+        if limit.rate != self._bucket.rate:
+            self._bucket.set_rate(limit.rate, now)
+        self.progress.limit = limit
+        self._line.look(now, link.sent_bytes, link.busy_seconds, link.blocked_seconds)
+
+    def _line_rate(self) -> float:
+        """Bytes per second that may or can go; 0: nothing limits but the two hosts."""
+        return min((rate for rate in (self._line.rate, float(self._bucket.rate)) if rate), default=0.0)
+
+    def link_report(self) -> LinkReport:
+        """How the link is; from any thread."""
+        progress, link = self.progress, self._link
+        return LinkReport(
+            limit_bytes=progress.limit.rate,
+            limit=progress.limit.why,
+            compression=self._packer.choice.why,
+            sent_bytes=link.sent_bytes if link else 0,
+            raw_bytes=progress.raw_bytes,
+            waits=progress.waits,
+        )
 
     # Frames ---------------------------------------------------------------------------------------------------
 
-    def _send(self, type: FrameType, payload: bytes | bytearray | memoryview, **fields: int) -> int:
+    def _send_data(self, type: FrameType, data: Buffer, raw_length: int | None, **fields: int) -> int:
+        """Posts a data frame; returns its size."""
         self._seq += 1
-        head = frames.encode(type, payload, seq=self._seq, **fields)
-        self._sock.sendall(head)
-        self._sock.sendall(payload)
-        return self._seq
+        packed = self._packer.pack(data, self._line_rate()) if type in frames.COMPRESSIBLE else Packed(data, len(data))
+        head = frames.encode(
+            type,
+            packed.payload,
+            seq=self._seq,
+            raw_length=packed.raw_length if raw_length is None else raw_length,
+            codec=packed.codec,
+            pad=packed.pad,
+            raw_sum=packed.raw_sum,
+            **fields,
+        )
+        self.progress.raw_bytes += HEADER_BYTES + len(data)
+        size = self._post(head, packed.payload)
+        self._credit.spend(size)
+        return size
 
-    def _send_control(self, type: FrameType, message: object, **fields: int) -> int:
+    def _send_control(self, type: FrameType, message: object, **fields: int) -> None:
         self._seq += 1
-        self._sock.sendall(frames.control(type, message, seq=self._seq, **fields))
-        return self._seq
+        frame = frames.control(type, message, seq=self._seq, **fields)
+        self.progress.raw_bytes += len(frame)
+        self._post(frame)
 
-    def _read_answers(self) -> None:
-        while self._sock.pending() or select.select([self._sock], [], [], 0)[0]:
-            header, payload = self._reader.read()
-            self.progress.last_heard = time.monotonic()
-            if header.type is FrameType.ACK:
-                self._take_ack(frames.decode_control(header, payload, Ack))
-            elif header.type is FrameType.DIFFERS:
-                self._on_differs(header.disk, header.offset, bytes(payload[: header.raw_length]))
-            elif header.type is FrameType.REFUSE:
-                raise _refused(frames.decode_control(header, payload, Refuse))
-            else:
-                raise NetworkError("the appliance answers out of turn", cause=f"an unexpected {header.type.name}")
+    def _post(self, *parts: Buffer) -> int:
+        assert self._link is not None
+        self._link.post(*parts)
+        size = sum(map(len, parts))
+        self._bucket.spend(size, time.monotonic())
+        return size
+
+    def _take_answer(self, header: Header, payload: memoryview) -> None:
+        if header.type is FrameType.ACK:
+            self._take_ack(frames.decode_control(header, payload, Ack))
+        elif header.type is FrameType.DIFFERS:
+            self._on_differs(header.disk, header.offset, bytes(payload[: header.raw_length]))
+        elif header.type is FrameType.REFUSE:
+            raise _refused(frames.decode_control(header, payload, Refuse))
+        else:
+            raise NetworkError("the appliance answers out of turn", cause=f"an unexpected {header.type.name}")
 
     def _take_ack(self, ack: Ack) -> None:
         # Before the first record of a new generation the appliance still counts in the old one's LSNs.
         self.progress.durable_lsn = max(self.progress.durable_lsn, ack.durable_lsn)
         self.progress.applied_lsn = ack.applied_lsn
-        self._capture.ring.release(self.progress.durable_lsn - self._capture.lsn_base)
+        self._credit.grant(ack.credit)
+        self._feed.acknowledged(self.progress.durable_lsn)
         while self._unacknowledged and self._unacknowledged[0][0] <= ack.seq:
             _, item = self._unacknowledged.popleft()
             if isinstance(item, Bulk):
                 self.outbox.acknowledged(item)
             else:
                 item.acknowledged()
-
-
-def _nothing() -> None:
-    """An insert that nobody waits for."""
 
 
 def _refused(message: Refuse) -> Refused:

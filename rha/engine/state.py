@@ -3,15 +3,54 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
+from rha.capture.shared import LOSSES
 from rha.units import show_bytes
 
+Need = Literal["nothing", "full", "compare", "marked"]
 Method = Literal["full", "compare", "marked"]
 State = Literal["write-order", "catching-up", "bitmap", "unknown"]
 
 # A resync begun while the ring is nearly full would only overflow it again.
 RING_FREE_ENOUGH = 0.75
+
+# Everything that takes a disk out of write order, by the name that reports count it under. The first group loses order
+# only: the ranges are marked. After the others the bitmap stands for less than the image lacks: compare.
+KEEPS_RANGES = dict(LOSSES)
+LOSES_RANGES = {
+    "recursion-miss": "the kernel skipped calls of the probe",
+    "unread-bio": "the probe could not read a write's head",
+    "first-load": "the probe was never loaded for this scenario on this host",
+    "reboot": "the host was restarted",
+    "unclean-shutdown": "the host went down and the engine was not told",
+    "pins-gone": "the probe was taken out of the kernel while the engine was away",
+    "probe-reload": "the probe of another version was replaced",
+    "device-changed": "the device is not the one that was watched",
+    "resized": "the device has another size, beyond what the running probe can follow",
+    "shrunk": "the device has become smaller than its image",
+    "removed": "the device is gone",
+    "image-unknown": "the appliance's image belongs to another moment of this disk",
+    "image-new": "the appliance's image is new",
+}
+GROWN = "grown"  # ranges known: the new part is marked
+REASONS = {**KEEPS_RANGES, **LOSES_RANGES, GROWN: "the device has grown"}
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why a disk is not in write order. `reason`: key of REASONS; `evidence`: what was seen, in a few words; `time`:
+    when, seconds since the epoch."""
+
+    reason: str
+    evidence: str = ""
+    time: float = 0.0
+
+    @property
+    def sentence(self) -> str:
+        """For a person."""
+        said = REASONS[self.reason]
+        return f"{said} ({self.evidence})" if self.evidence else said
 
 
 @dataclass(frozen=True)
@@ -19,8 +58,10 @@ class DiskView:
     """One disk as the engine sees it at a moment.
 
     `need`: what the appliance said its image lacks; None before it said anything. `is_ordered`: the appliance
-    acknowledged the end of the last resync and nothing was lost since. `loss`: sentence of the last loss of order,
-    empty when there was none. `method`: of the resync that runs; valid iff `is_syncing`.
+    acknowledged the end of the last resync and nothing was lost since. `is_suspected`: its marked ranges are all that
+    may differ, not what is known to. `cause`: of the last loss of order; None when there was none. `trouble`: of the
+    device itself, which no resync can mend; None when it is well. `method`: of the resync that runs; valid iff
+    `is_syncing`.
     """
 
     name: str
@@ -28,10 +69,20 @@ class DiskView:
     in_data_mode: bool
     is_ordered: bool
     is_syncing: bool
-    need: Literal["nothing", "full", "compare", "marked"] | None
+    need: Need | None
     dirty_bytes: int
-    loss: str = ""
+    is_suspected: bool = False
+    cause: Cause | None = None
+    trouble: Cause | None = None
     method: Method = "marked"
+
+
+class Verdict(NamedTuple):
+    """A disk's state, the name of the reason and the sentence that says why."""
+
+    state: State
+    reason: str
+    why: str
 
 
 @dataclass(frozen=True)
@@ -54,33 +105,43 @@ class Wait:
     why: str
 
 
-def state_of(disk: DiskView) -> tuple[State, str]:
-    """The disk's state and the sentence that says why."""
+def state_of(disk: DiskView) -> Verdict:
+    """The disk's state, and why."""
+    if disk.trouble:
+        return Verdict("unknown", disk.trouble.reason, disk.trouble.sentence)
     if disk.is_ordered and disk.in_data_mode:
-        return "write-order", "every write is in the stream, in order"
+        return Verdict("write-order", "synced", "every write is in the stream, in order")
     if disk.is_syncing:
-        left = show_bytes(disk.dirty_bytes)
-        return "catching-up", f"{_NAMES[disk.method]}: {left} not yet on the appliance"
+        left = f"{_NAMES[disk.method]}: {show_bytes(disk.dirty_bytes)} not yet on the appliance"
+        return Verdict("catching-up", _reason(disk, "sync"), left)
     if not disk.is_trusted:
-        return "unknown", disk.loss or "the image was never synced with this disk"
-    if disk.in_data_mode:
-        return "catching-up", "waits for the appliance; writes are in the ring, in order"
+        why = disk.cause.sentence if disk.cause else "the image was never synced with this disk"
+        return Verdict("unknown", _reason(disk, "image-new"), why)
+    if disk.in_data_mode and disk.cause is None:
+        return Verdict("catching-up", "waiting", "waits for the appliance; writes are in the ring, in order")
     known = f"{show_bytes(disk.dirty_bytes)} of changed ranges are known and wait for a resync"
-    return "bitmap", f"{disk.loss}; {known}" if disk.loss else known
+    why = f"{disk.cause.sentence}; {known}" if disk.cause else known
+    return Verdict("bitmap", _reason(disk, "waiting"), why)
+
+
+def _reason(disk: DiskView, otherwise: str) -> str:
+    return disk.cause.reason if disk.cause else otherwise
 
 
 _NAMES = {"full": "first sync", "compare": "sync by comparison", "marked": "resync of changed ranges"}
 
 
 def method_for(disk: DiskView) -> Method | None:
-    """The weakest method that makes the image equal again; None when it is."""
+    """The cheapest method that makes the image equal again; None when it is, or when nothing can."""
+    if disk.trouble:
+        return None
     if disk.need == "full":
         return "full"
     if disk.need == "compare" or not disk.is_trusted:
         return "compare"
     if disk.is_ordered and disk.in_data_mode:
         return None
-    return "marked"
+    return "compare" if disk.is_suspected else "marked"
 
 
 def next_action(disks: list[DiskView], ring_free: float) -> Resync | Wait:
@@ -91,7 +152,8 @@ def next_action(disks: list[DiskView], ring_free: float) -> Resync | Wait:
         return Wait("a resync is running")
     wanted = [(i, method) for i, disk in enumerate(disks) if (method := method_for(disk))]
     if not wanted:
-        return Wait("all disks are in write order")
+        hopeless = ", ".join(f"{disk.name}: {disk.trouble.sentence}" for disk in disks if disk.trouble)
+        return Wait(f"no resync helps: {hopeless}" if hopeless else "all disks are in write order")
     names = ", ".join(disks[i].name for i, _ in wanted)
     if ring_free < RING_FREE_ENOUGH:
         return Wait(f"{names} must be synced, once the ring has drained ({ring_free:.0%} free)")

@@ -6,13 +6,13 @@
          0    4 magic         "RHA1"
          4    1 version       1
          5    1 type          FrameType
-         6    1 codec         0 none (others reserved)
+         6    1 codec         of RECORDS and RESYNC on the wire: 0 none, 1 LZ4 block, 2 Zstandard frame; else 0
          7    1 flags         FLAG_*
          8    2 disk          index of the disk in its scenario, else 0
-        10    2 reserved      0
+        10    2 pad           with a codec: zero bytes at the payload's end that are not the codec's, else 0
         12    4 length        bytes of payload that follow
-        16    4 raw_length    bytes that matter in the payload, before padding
-        20    4 reserved      0
+        16    4 raw_length    bytes that matter in the payload, before padding and compression
+        20    4 raw_sum       with a codec: lower half of the XXH3-64 of the raw payload, else 0
         24    8 lsn           stream position at which the frame stands; RECORDS cover [lsn, lsn + raw_length)
         32    8 seq           number of the frame in its session, from 1
         40    8 offset        RESYNC, HASHES, DIFFERS: byte offset on the disk, else 0
@@ -41,6 +41,8 @@ VERSION = 1
 HEADER_BYTES = 72
 MAX_PAYLOAD_BYTES = 16 << 20
 
+CODECS = (0, 1, 2)  # none, LZ4, Zstandard: rha/wire/codec.py
+
 FLAG_ZEROS = 1  # RESYNC: the range is all zeros; the payload is one u64, its length in bytes
 
 _HEADER = struct.Struct("<IBBBBHHIIIQQQQQQ")
@@ -63,6 +65,10 @@ class FrameType(IntEnum):
     DIFFERS = 33  # appliance: which of these blocks differ
 
 
+# What may be compressed. Its raw length is a multiple of 8 anyway, so no padding hides inside.
+COMPRESSIBLE = frozenset({FrameType.RECORDS, FrameType.RESYNC})
+# What counts against the credit that the appliance grants (rha/wire/credit.py).
+CREDITED = frozenset({FrameType.RECORDS, FrameType.RESYNC, FrameType.HASHES})
 JOURNALED = frozenset(
     {FrameType.RECORDS, FrameType.RESYNC, FrameType.MARK, FrameType.GAP, FrameType.END, FrameType.HELLO}
 )
@@ -85,6 +91,9 @@ class Header(NamedTuple):
     offset: int
     time_ns: int
     payload_sum: int
+    codec: int = 0
+    pad: int = 0
+    raw_sum: int = 0
 
 
 def padded(length: int) -> int:
@@ -104,6 +113,9 @@ def encode(
     time_ns: int = 0,
     raw_length: int | None = None,
     payload_sum: int | None = None,
+    codec: int = 0,
+    pad: int = 0,
+    raw_sum: int = 0,
 ) -> bytes:
     """The 72 header bytes for a payload that is already padded to 8.
 
@@ -116,7 +128,7 @@ def encode(
         payload_sum = hashing.xxh3(payload)
     raw = length if raw_length is None else raw_length
     head = _HEADER.pack(
-        MAGIC, VERSION, type, 0, flags, disk, 0, length, raw, 0, lsn, seq, offset, time_ns, payload_sum, 0
+        MAGIC, VERSION, type, codec, flags, disk, pad, length, raw, raw_sum, lsn, seq, offset, time_ns, payload_sum, 0
     )
     return head[:_SUMMED_BYTES] + hashing.xxh3(head[:_SUMMED_BYTES]).to_bytes(8, "little")
 
@@ -128,20 +140,45 @@ def decode_header(data: bytes | memoryview) -> Header:
     """
     if len(data) != HEADER_BYTES:
         raise BadFrame("frame header cut off", cause=f"{len(data)} of {HEADER_BYTES} bytes")
-    (magic, version, type_, codec, flags, disk, _, length, raw, _, lsn, seq, offset, time_ns, payload_sum, total) = (
-        _HEADER.unpack(data)
-    )
+    (
+        magic,
+        version,
+        type_,
+        codec,
+        flags,
+        disk,
+        pad,
+        length,
+        raw,
+        raw_sum,
+        lsn,
+        seq,
+        offset,
+        time_ns,
+        payload_sum,
+        total,
+    ) = _HEADER.unpack(data)
     if magic != MAGIC or version != VERSION:
         raise BadFrame("not a frame of this protocol", cause=f"magic {magic:#x}, version {version}")
     if hashing.xxh3(data[:_SUMMED_BYTES]) != total:
         raise BadFrame("frame header damaged", cause="its checksum does not fit")
-    if codec or length % 8 or length > MAX_PAYLOAD_BYTES or raw > length:
-        raise BadFrame("frame header impossible", cause=f"codec {codec}, length {length}, raw length {raw}")
     try:
         kind = FrameType(type_)
     except ValueError:
         raise BadFrame("frame of an unknown type", cause=f"type {type_}") from None
-    return Header(kind, flags, disk, length, raw, lsn, seq, offset, time_ns, payload_sum)
+    header = Header(kind, flags, disk, length, raw, lsn, seq, offset, time_ns, payload_sum, codec, pad, raw_sum)
+    if not _is_possible(header):
+        raise BadFrame("frame header impossible", cause=f"codec {codec}, length {length}, raw length {raw}, pad {pad}")
+    return header
+
+
+def _is_possible(header: Header) -> bool:
+    if header.length % 8 or max(header.length, header.raw_length) > MAX_PAYLOAD_BYTES:
+        return False
+    if header.codec == 0:
+        return header.raw_length <= header.length and header.pad == 0
+    compressible = header.codec in CODECS and header.type in COMPRESSIBLE and header.raw_length % 8 == 0
+    return compressible and header.pad < min(8, header.length)
 
 
 def check_payload(header: Header, payload: bytes | bytearray | memoryview) -> None:

@@ -40,7 +40,8 @@ class DiskNeed(msgspec.Struct, kw_only=True):
 
 class Welcome(msgspec.Struct, kw_only=True):
     """Appliance → engine. `durable_lsn`: where the stream goes on, valid iff `generation_known`; `lsn_floor`: LSNs of a
-    new generation begin above it."""
+    new generation begin above it. `credit`: as in Ack, 0 from an appliance that grants without limit; `codecs`: those
+    of rha/wire/codec.py that it can read."""
 
     protocol: int
     version: str
@@ -49,6 +50,8 @@ class Welcome(msgspec.Struct, kw_only=True):
     durable_lsn: int
     lsn_floor: int
     disks: list[DiskNeed]
+    credit: int = 0
+    codecs: list[str] = []
 
 
 class Refuse(msgspec.Struct, kw_only=True):
@@ -71,11 +74,13 @@ class Heartbeat(msgspec.Struct, kw_only=True):
 
 class Ack(msgspec.Struct, kw_only=True):
     """Appliance → engine. Everything below `durable_lsn`, and every frame up to number `seq`, is on stable storage;
-    below `applied_lsn` it is in the image."""
+    below `applied_lsn` it is in the image. `credit`: how many bytes of credited frames, headers included, the engine
+    may have sent since the greeting; it only grows. 0: no limit."""
 
     durable_lsn: int
     seq: int
     applied_lsn: int
+    credit: int = 0
 
 
 class Mark(msgspec.Struct, kw_only=True):

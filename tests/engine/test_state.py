@@ -4,41 +4,98 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rha.engine.state import DiskView, Resync, Wait, method_for, next_action, state_of
+import pytest
+
+from rha.capture.shared import LOSSES
+from rha.engine.state import (
+    KEEPS_RANGES,
+    LOSES_RANGES,
+    REASONS,
+    Cause,
+    DiskView,
+    Resync,
+    Wait,
+    method_for,
+    next_action,
+    state_of,
+)
 
 ORDERED = DiskView(
     name="root", is_trusted=True, in_data_mode=True, is_ordered=True, is_syncing=False, need="nothing", dirty_bytes=0
 )
 LOST = replace(
-    ORDERED, in_data_mode=False, is_ordered=False, need="marked", dirty_bytes=1 << 20, loss="the ring was full at LSN 8"
+    ORDERED,
+    in_data_mode=False,
+    is_ordered=False,
+    need="marked",
+    dirty_bytes=1 << 20,
+    cause=Cause("ring-full", "3 writes from LSN 8 on"),
 )
+REBOOTED = replace(LOST, is_trusted=False, cause=Cause("reboot", "boot 1 then, 2 now"))
+KNOWN = "1 MiB of changed ranges are known and wait for a resync"
 
 
 def test_states_and_their_sentences() -> None:
-    assert state_of(ORDERED) == ("write-order", "every write is in the stream, in order")
-    syncing = replace(ORDERED, is_ordered=False, is_syncing=True, dirty_bytes=3 << 20, method="compare")
-    assert state_of(syncing) == ("catching-up", "sync by comparison: 3 MiB not yet on the appliance")
-    known = "1 MiB of changed ranges are known and wait for a resync"
-    assert state_of(LOST) == ("bitmap", f"the ring was full at LSN 8; {known}")
-    assert state_of(replace(LOST, is_trusted=False)) == ("unknown", "the ring was full at LSN 8")
-    assert state_of(replace(LOST, is_trusted=False, loss="")) == (
-        "unknown",
-        "the image was never synced with this disk",
-    )
+    assert state_of(ORDERED) == ("write-order", "synced", "every write is in the stream, in order")
+    syncing = replace(REBOOTED, is_syncing=True, dirty_bytes=3 << 20, method="compare")
+    assert state_of(syncing) == ("catching-up", "reboot", "sync by comparison: 3 MiB not yet on the appliance")
+    assert state_of(LOST) == ("bitmap", "ring-full", f"the ring was full (3 writes from LSN 8 on); {KNOWN}")
+    assert state_of(REBOOTED) == ("unknown", "reboot", "the host was restarted (boot 1 then, 2 now)")
+    never = replace(REBOOTED, cause=None)
+    assert state_of(never) == ("unknown", "image-new", "the image was never synced with this disk")
     waiting = replace(ORDERED, is_ordered=False, need=None)
-    assert state_of(waiting) == ("catching-up", "waits for the appliance; writes are in the ring, in order")
+    assert state_of(waiting) == (
+        "catching-up",
+        "waiting",
+        "waits for the appliance; writes are in the ring, in order",
+    )
 
 
 def test_an_ordered_disk_that_left_data_mode_is_not_in_write_order() -> None:
-    assert state_of(replace(ORDERED, in_data_mode=False))[0] == "bitmap"
+    assert state_of(replace(ORDERED, in_data_mode=False)).state == "bitmap"
 
 
-def test_method_is_the_weakest_that_makes_the_image_equal() -> None:
+def test_a_broken_resync_is_no_order_even_in_data_mode() -> None:
+    assert state_of(replace(LOST, in_data_mode=True)).state == "bitmap"
+
+
+def test_trouble_of_the_device_outweighs_everything() -> None:
+    gone = replace(ORDERED, trouble=Cause("removed", "/dev/sdb: No such file or directory"))
+    assert state_of(gone) == ("unknown", "removed", "the device is gone (/dev/sdb: No such file or directory)")
+    assert method_for(gone) is None
+    assert next_action([gone], 1.0) == Wait(
+        "no resync helps: root: the device is gone (/dev/sdb: No such file or directory)"
+    )
+
+
+@pytest.mark.parametrize("reason", LOSES_RANGES)
+def test_what_loses_ranges_is_unknown(reason: str) -> None:
+    verdict = state_of(replace(REBOOTED, cause=Cause(reason)))
+    assert (verdict.state, verdict.reason) == ("unknown", reason)
+    assert REASONS[reason] in verdict.why
+
+
+@pytest.mark.parametrize("reason", KEEPS_RANGES)
+def test_what_keeps_ranges_is_bitmap(reason: str) -> None:
+    verdict = state_of(replace(LOST, cause=Cause(reason)))
+    assert (verdict.state, verdict.reason) == ("bitmap", reason)
+    assert REASONS[reason] in verdict.why
+
+
+def test_every_loss_of_the_probe_has_a_reason() -> None:
+    assert {name for name, _ in LOSSES} == set(KEEPS_RANGES)
+
+
+def test_method_is_the_cheapest_that_makes_the_image_equal() -> None:
     assert method_for(ORDERED) is None
     assert method_for(LOST) == "marked"
-    assert method_for(replace(LOST, is_trusted=False)) == "compare"
+    assert method_for(REBOOTED) == "compare"
     assert method_for(replace(ORDERED, need="compare")) == "compare"
     assert method_for(replace(ORDERED, need="full")) == "full"
+
+
+def test_a_broken_comparison_goes_on_comparing() -> None:
+    assert method_for(replace(LOST, is_suspected=True)) == "compare"
 
 
 def test_actions_and_their_sentences() -> None:

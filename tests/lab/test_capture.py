@@ -10,9 +10,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from lab import MIB, Lab, run, wait_for
-from writers import RawWriter
 
+from proof.lab import MIB, Lab, run, wait_for
+from proof.writers import RawWriter
 from rha.capture import pins
 from rha.capture.device import lookup
 

@@ -71,12 +71,21 @@ def test_hostile_header_with_a_right_checksum(noise: bytes) -> None:
     [
         (4, b"\x02", "not a frame of this protocol"),
         (5, b"\x63", "unknown type"),
-        (6, b"\x01", "impossible"),
+        (6, b"\x03", "impossible"),
+        (10, b"\x01", "impossible"),
         (12, b"\x07\x00\x00\x00", "impossible"),
         (12, b"\x08\x00\x00\x01", "impossible"),
         (16, b"\x11\x00\x00\x00", "impossible"),
     ],
-    ids=["version", "type", "codec", "unaligned", "over the limit", "raw over length"],
+    ids=[
+        "version",
+        "type",
+        "codec",
+        "padding of what is not compressed",
+        "unaligned",
+        "over the limit",
+        "raw over length",
+    ],
 )
 def test_hostile_field(offset: int, value: bytes, what: str) -> None:
     data = bytearray(header())

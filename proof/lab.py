@@ -68,10 +68,13 @@ class Disk:
 
 
 class Daemon:
-    """One of rha's daemons as a process. `socket`: its control socket."""
+    """One of rha's daemons as a process. `socket`: its control socket; `variables`: added to its environment; `wrap`:
+    words in front of its command."""
 
     def __init__(self, words: list[str], control: Path, log: Path) -> None:
         self.words, self.socket, self.log_path = words, control, log
+        self.variables: dict[str, str] = {}
+        self.wrap: list[str] = []
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -82,7 +85,10 @@ class Daemon:
     def launch(self) -> None:
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [*RHA, *self.words], env=environment(self.socket.parent), stdout=log, stderr=log
+                [*self.wrap, *RHA, *self.words],
+                env=environment(self.socket.parent) | self.variables,
+                stdout=log,
+                stderr=log,
             )
 
     def _has_begun(self) -> bool:
@@ -96,6 +102,10 @@ class Daemon:
     def kill(self) -> None:
         """`kill -9`."""
         self._end(signal.SIGKILL)
+
+    @property
+    def is_running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
 
     def stop(self) -> None:
         """SIGTERM, as a service manager does; it must end well."""
@@ -123,7 +133,8 @@ class Daemon:
 
 
 def environment(run_dir: Path) -> dict[str, str]:
-    return {**os.environ, "RHA_RUN_DIR": str(run_dir), "PYTHONUNBUFFERED": "1"}
+    state = {"RHA_RUN_DIR": str(run_dir), "RHA_STATE_DIR": str(run_dir / "state")}
+    return {**os.environ, **state, "PYTHONUNBUFFERED": "1"}
 
 
 class Engine(Daemon):
@@ -157,7 +168,7 @@ class Engine(Daemon):
 
     def _is_ordered(self) -> bool:
         report = self.report()
-        return report["state"] == "write-order" and report["connected"] and report["lag_bytes"] == 0
+        return bool(report["state"] == "write-order" and report["connected"] and report["lag_bytes"] == 0)
 
     def verify(self) -> dict[str, Any]:
         return dict(local.call(self.socket, "verify", timeout=120))
@@ -196,7 +207,7 @@ class Appliance(Daemon):
 
         def is_applied() -> bool:
             report = self.report(name)
-            return report["state"] == "consistent" and report["lag_bytes"] == 0
+            return bool(report["state"] == "consistent" and report["lag_bytes"] == 0)
 
         wait_for(is_applied, timeout, lambda: (self.report(name), self.log()[-2000:]))
 
@@ -212,8 +223,10 @@ class Appliance(Daemon):
 class Lab:
     """Everything of one test. Torn down by `stack`, whatever happens."""
 
-    def __init__(self, folder: Path, memory: Path, stack: ExitStack) -> None:
-        """`folder` for logs, sockets and the store, `memory` for the disks' files."""
+    def __init__(self, folder: Path, memory: Path, stack: ExitStack, *, settings: str = "") -> None:
+        """`folder` for logs, sockets and the store, `memory` for the disks' files, `settings`: further lines of the
+        appliance's configuration."""
+        self._settings = settings
         self.folder, self.memory, self.stack = folder, memory, stack
         (folder / "run").mkdir()
         self.pki = folder / "pki"
@@ -226,7 +239,7 @@ class Lab:
         config = self.folder / "appliance.toml"
         config.write_text(
             f'listen = "127.0.0.1:{self.port}"\nstore = "{self.folder / "store"}"\nrun_dir = "{self.folder / "run"}"\n'
-            f'ca = "{self.pki / "ca.pem"}"\ncertificate = "{mine.certificate}"\nkey = "{mine.key}"\n'
+            f'ca = "{self.pki / "ca.pem"}"\ncertificate = "{mine.certificate}"\nkey = "{mine.key}"\n{self._settings}'
         )
         appliance = Appliance(self.folder, config)
         self.stack.callback(appliance.kill)
@@ -250,8 +263,11 @@ class Lab:
         ring: str = "64MiB",
         port: int | None = None,
         pair: pki.Pair | None = None,
+        link: str = "",
+        more: str = "",
     ) -> Engine:
-        """The engine of a new scenario over these devices, called d0, d1, …; not started yet."""
+        """The engine of a new scenario over these devices, called d0, d1, …; not started yet. `link`: more lines of
+        that table, `more`: more tables."""
         name = name or f"lab-{os.getpid()}"
         pair = pair or self.certificate(name)
         file = self.folder / f"{name}.toml"
@@ -259,7 +275,7 @@ class Lab:
         file.write_text(
             f'name = "{name}"\n{disks}[appliance]\naddress = "127.0.0.1:{port or self.port}"\n'
             f'ca = "{self.pki / "ca.pem"}"\ncertificate = "{pair.certificate}"\nkey = "{pair.key}"\n'
-            f'[capture]\nring = "{ring}"\n[link]\nheartbeat = "200ms"\n'
+            f'[capture]\nring = "{ring}"\n[link]\nheartbeat = "200ms"\n{link}{more}'
         )
         engine = Engine(name, self.folder, file)
         self.stack.callback(engine.unload)

@@ -1,0 +1,281 @@
+"""One engine: keeps a session with the appliance, follows the devices, syncs what must be synced.
+
+Effects only; what to do is decided in state.py, what is known of the disks stands in disks.py.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from rha.engine import reporting
+from rha.engine.attach import Attached
+from rha.engine.disks import Disks, Loss
+from rha.engine.history import History
+from rha.engine.life import Life, life_of, look
+from rha.engine.resync import Round
+from rha.engine.session import Refused, Session
+from rha.engine.state import Cause, DiskView, Resync, next_action
+from rha.engine.verify import Verification
+from rha.errors import DeviceError, RhaError, StateError
+from rha.report import Report
+from rha.scenario import Scenario
+from rha.wire import tls
+
+BACK_OFF_SECONDS = (0.2, 30.0)  # first and longest wait between two attempts to connect
+FINAL_BACK_OFF_SECONDS = 60.0  # after a refusal that only a person can lift
+CONNECT_SECONDS = 10.0
+WATCH_SECONDS = 1.0  # between two looks at the devices
+
+
+class Engine:
+    """All of one scenario on the master. Threads: this one (sessions), one round at a time, control."""
+
+    def __init__(self, scenario: Scenario, attached: Attached, history: History) -> None:
+        self.scenario, self.capture = scenario, attached.capture
+        self.disks = Disks([disk.name for disk in scenario.disk], self.capture, history, attached.cause)
+        self.must_attach_again = ""  # why, once `run` has ended for that
+        self._lock = self.disks.lock
+        self._history = history
+        self._link_why = "not connected yet"
+        self._alarms: dict[str, str] = {}
+        self._round: Round | None = None
+        self._verification: Verification | None = None
+        self._epoch = 0
+        self._hold_rounds_until = 0.0
+        self._session: Session | None = None
+        self._greeted = False  # the last attempt to connect came as far as a welcome
+        self._stop = threading.Event()
+
+    # Sessions -------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Keeps a session until `stop`; every failure is named and followed by another attempt, later and later."""
+        watch = threading.Thread(target=self._watch, name="watch", daemon=True)
+        watch.start()
+        try:
+            self._keep_session()
+        finally:
+            watch.join()
+
+    def _keep_session(self) -> None:
+        context = self._context()
+        wait = BACK_OFF_SECONDS[0]
+        while not self._stop.is_set():
+            self._greeted = False
+            try:
+                self._one_session(context)
+            except Refused as error:
+                self._link_lost(error)
+                wait = FINAL_BACK_OFF_SECONDS if error.final else wait
+            except (RhaError, OSError) as error:
+                self._link_lost(error)
+            if self._greeted:
+                wait = BACK_OFF_SECONDS[0]
+            self._stop.wait(wait * random.uniform(0.5, 1.0))
+            wait = min(wait * 2, BACK_OFF_SECONDS[1])
+
+    def _context(self) -> Any:
+        ends = self.scenario.appliance
+        return tls.client_context(Path(ends.ca), Path(ends.certificate), Path(ends.key))
+
+    def _one_session(self, context: Any) -> None:
+        with tls.connect(self.scenario.appliance.address, context, CONNECT_SECONDS) as sock:
+            session = Session(
+                sock,
+                self.scenario,
+                self.capture,
+                report=self.report,
+                look=self.disks.look,
+                on_loss=self._on_loss,
+                on_differs=self._on_differs,
+                on_tick=self._on_tick,
+            )
+            welcome = session.greet()
+            if not welcome.generation_known and self._first_lsn() <= welcome.lsn_floor:
+                self.capture.renew(welcome.lsn_floor)
+                welcome = session.greet()
+            self.disks.take_needs(welcome.disks)
+            self._greeted = True
+            with self._lock:
+                self._session, self._link_why = session, f"connected to {welcome.host}"
+            try:
+                session.run(welcome.durable_lsn if welcome.generation_known else self._first_lsn())
+            finally:
+                self._end_session()
+
+    def _first_lsn(self) -> int:
+        """The oldest LSN that the ring still holds; 0 while this generation has none."""
+        return self.capture.lsn_base + self.capture.ring.consumer if self.capture.lsn_base else 0
+
+    def _end_session(self) -> None:
+        with self._lock:
+            self._session = None
+            runner = self._round
+            if runner:
+                runner.abort("the link to the appliance is gone")
+            if self._verification:
+                self._verification.abort("the link to the appliance is gone")
+        if runner:
+            runner.join()
+
+    def _link_lost(self, error: BaseException) -> None:
+        with self._lock:
+            self.disks.forget_needs()
+            self._link_why = str(error).replace("\n", "; ")
+
+    def stop(self) -> None:
+        """Ends `run` soon. The probe stays and goes on capturing."""
+        self._stop.set()
+        with self._lock:
+            if self._session:
+                self._session.stop()
+
+    # Decisions' effects ---------------------------------------------------------------------------------------
+
+    def _on_loss(self, loss: Loss) -> None:
+        """The session announces a loss: a round that counts on the disk's order is worth nothing."""
+        with self._lock:
+            if self._round and loss.disk in self._round.plan.disks:
+                name = self.scenario.disk[loss.disk].name
+                self._round.abort(f"{name} left write order again: {loss.reason}")
+
+    def _on_differs(self, disk: int, offset: int, flags: bytes) -> None:
+        with self._lock:
+            for one in (self._round, self._verification):
+                if one:
+                    one.comparer.answer(disk, offset, flags)
+
+    def _on_tick(self) -> None:
+        """About ten times a second, in the session's thread: look, decide, act."""
+        with self._lock:
+            if self._round is not None or time.monotonic() < self._hold_rounds_until:
+                return
+            ring = self.capture.ring
+            action = next_action(self.views(), 1 - (ring.producer - ring.consumer) / ring.bytes)
+            if isinstance(action, Resync) and self._session and not self._verification:
+                self._begin_round(action, self._session)
+
+    def _begin_round(self, plan: Resync, session: Session) -> None:
+        self._epoch += 1
+        self._round = Round(
+            plan,
+            self._epoch,
+            self.capture,
+            session.outbox,
+            forget=lambda disk: self._enters_data_mode(session, disk),
+            done=self._round_done,
+            failed=self._round_failed,
+        )
+        self._round.start()
+
+    def _enters_data_mode(self, session: Session, disk: int) -> None:
+        with self._lock:
+            self.disks.enters_data_mode(disk)
+            session.forget_loss(disk)
+
+    def _round_done(self, disks: tuple[int, ...]) -> None:
+        with self._lock:
+            self._round = None
+            self._alarms.pop("resync", None)
+            self.disks.round_done(disks)
+
+    def _round_failed(self, error: RhaError) -> None:
+        with self._lock:
+            self.disks.round_failed(self._round.plan.disks if self._round else ())
+            self._round = None
+            self._hold_rounds_until = time.monotonic() + 1.0
+            if isinstance(error, DeviceError):
+                self._alarms["resync"] = str(error).replace("\n", "; ")
+                self._hold_rounds_until = time.monotonic() + 10.0
+
+    # The devices' life ----------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        """Whether the devices are what they were, and what the probe lost while no session asks."""
+        while not self._stop.wait(WATCH_SECONDS):
+            self.disks.look()
+            seen = [look(disk.device) for disk in self.scenario.disk]
+            lives = [life_of(device, self.capture.sectors(i), seen[i]) for i, device in enumerate(self.capture.devices)]
+            with self._lock:
+                for i, life in enumerate(lives):
+                    self._take_life(i, life)
+                    self.disks.verdict(i, self._view(i))  # a change goes into the history while nobody asks, too
+            if any(life.kind == "replaced" for life in lives) and all(one.device for one in seen):
+                self._attach_again(next(life.evidence for life in lives if life.kind == "replaced"))
+            for i, life in enumerate(lives):
+                if life.kind == "grown":
+                    self._grow(i, life)
+
+    def _take_life(self, disk: int, life: Life) -> None:
+        name, now = self.scenario.disk[disk].name, time.time()
+        reason = {"shrunk": "shrunk", "removed": "removed", "replaced": "device-changed"}.get(life.kind)
+        self.disks.set_trouble(disk, Cause(reason, life.evidence, now) if reason else None)
+        if reason or life.kind == "read-only":
+            self._alarms[f"device-{disk}"] = f"{name}: {life.evidence}"
+        else:
+            self._alarms.pop(f"device-{disk}", None)
+
+    def _grow(self, disk: int, life: Life) -> None:
+        """Follows a device that has grown; the appliance learns its size when it is greeted anew."""
+        device = look(self.scenario.disk[disk].device).device
+        if device is None or not self.capture.has_room_for(disk, device):
+            self._attach_again(life.evidence)
+            return
+        self.capture.grow(disk, device)
+        with self._lock:
+            self.disks.leave_order(disk, Cause("grown", life.evidence, time.time()))
+            if self._session:
+                self._session.stop()
+
+    def _attach_again(self, why: str) -> None:
+        """The probe no longer fits the devices: `run` ends, and whoever called it attaches anew."""
+        self.must_attach_again = why
+        self.stop()
+
+    # Report ---------------------------------------------------------------------------------------------------
+
+    def _view(self, disk: int) -> DiskView:
+        syncing = self._round.progress.get(disk) if self._round else None
+        return self.disks.view(disk, syncing.method if syncing else None)
+
+    def views(self) -> list[DiskView]:
+        """The disks as they are now, for the decisions."""
+        with self._lock:
+            return [self._view(i) for i in range(len(self.scenario.disk))]
+
+    def report(self) -> Report:
+        """How the scenario is, as the master sees it."""
+        with self._lock:
+            self.disks.look()  # a report never says less than the probe knows
+            failure = self._history.failure
+            return reporting.report(
+                self.scenario,
+                self.capture,
+                reporting.disk_reports(self.disks, self.capture, self.views(), self._round),
+                progress=self._session.progress if self._session else None,
+                link=self._session.link_report() if self._session else None,
+                link_why=self._link_why,
+                alarms=[*self._alarms.values(), *([failure] if failure else [])],
+            )
+
+    def verify(self) -> dict[str, Any]:
+        """Compares every disk with its image. Raises StateError when a resync runs or no appliance is connected."""
+        with self._lock:
+            if self._session is None:
+                raise StateError("no appliance is connected", cause=self._link_why, hint="rha status")
+            if self._round or not self.disks.all_ordered():
+                raise StateError(
+                    "the disks are not in write order yet", cause="a sync is due or running", hint="rha status"
+                )
+            if self._verification:
+                raise StateError("a verification is running already", cause="one at a time", hint="rha status --watch")
+            verification = self._verification = Verification(self.capture, self._session)
+        try:
+            return verification.run([disk.name for disk in self.scenario.disk])
+        finally:
+            with self._lock:
+                self._verification = None

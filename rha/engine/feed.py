@@ -1,0 +1,96 @@
+"""The stream as it is to be sent: records in order, and the frames that must stand between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rha.capture.capture import Capture
+from rha.capture.ring import NO_LIMIT, Region
+from rha.engine.disks import Loss
+from rha.engine.outbox import Insert, Outbox
+from rha.wire.frames import FrameType
+from rha.wire.messages import Gap
+
+REGION_BYTES = 1 << 20
+
+
+class Feed:
+    """`look()` lists the losses of order that stand; `on_loss(loss)` is called when one is announced."""
+
+    def __init__(
+        self, capture: Capture, outbox: Outbox, look: Callable[[], list[Loss]], on_loss: Callable[[Loss], None]
+    ) -> None:
+        self._capture, self._outbox, self._look, self._on_loss = capture, outbox, look, on_loss
+        self._ring = capture.ring
+        self._announced: set[int] = set()
+
+    @property
+    def cursor_lsn(self) -> int:
+        """Everything below was taken."""
+        return self._capture.lsn_base + self._ring.cursor
+
+    @property
+    def captured_lsn(self) -> int:
+        """Everything below was captured."""
+        return self._capture.lsn_base + self._ring.producer
+
+    @property
+    def used(self) -> float:
+        """How full the ring is, 0 to 1."""
+        return (self._ring.producer - self._ring.consumer) / self._ring.bytes
+
+    def begin(self, lsn: int) -> None:
+        """Goes on at an LSN that the appliance named."""
+        self.acknowledged(lsn)
+        self._ring.seek(lsn - self._capture.lsn_base)
+
+    def acknowledged(self, lsn: int) -> None:
+        """The appliance holds everything below on stable storage."""
+        self._ring.release(lsn - self._capture.lsn_base)
+
+    def forget_loss(self, disk: int) -> None:
+        """The disk enters data mode again: its next loss is news."""
+        self._announced.discard(disk)
+
+    def next_region(self) -> Region:
+        """Committed records up to the next frame that must stand between them; empty when there are none.
+
+        Losses are looked for after the end of the region is known: a record that was reserved after a lost write left
+        the probe is then never shipped as ordered.
+        """
+        insert = self._outbox.next_insert()
+        limit = insert.position if insert else NO_LIMIT
+        region = self._ring.next(REGION_BYTES, limit)
+        if region.begin == region.end:
+            return region  # losses that nothing follows are announced with the next tick
+        self._ring.seek(region.begin)
+        for loss in self.announce_losses():
+            limit = min(limit, max(loss.position, region.begin))
+        return self._ring.next(REGION_BYTES, min(limit, region.end))
+
+    def put_back(self, region: Region) -> None:
+        """The region is not sent now."""
+        self._ring.seek(region.begin)
+
+    def announce_losses(self) -> list[Loss]:
+        """Losses that this session has not announced; each gets its GAP, where the stream stands or later."""
+        news = [loss for loss in self._look() if loss.disk not in self._announced]
+        for loss in news:
+            self._announced.add(loss.disk)
+            self._on_loss(loss)
+            count = sum(self._capture.losses(loss.disk).values())
+            message = Gap(disk=loss.disk, reason=loss.reason, count=count)
+            position = max(loss.position, self._ring.cursor)
+            self._outbox.insert(Insert(position, FrameType.GAP, message, _nothing, _nothing))
+        return news
+
+    def due_insert(self) -> Insert | None:
+        """The control frame whose place in the stream is reached; taken out of the outbox."""
+        insert = self._outbox.next_insert()
+        if insert is None or self._ring.cursor < insert.position:
+            return None
+        return self._outbox.pop_insert()
+
+
+def _nothing() -> None:
+    """An insert that nobody waits for."""
