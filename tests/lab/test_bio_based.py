@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lab import MIB, Disk, Lab, run, wait_for
-from writers import FileWriter, RawWriter
 
+from proof.lab import MIB, Disk, Lab, run, wait_for
+from proof.writers import FileWriter, RawWriter
 from rha.capture import pins, probe
 from rha.capture.capture import Capture
 from rha.capture.device import lookup, why_not
