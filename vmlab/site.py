@@ -18,7 +18,7 @@ from rha.errors import StateError, VmError
 from vmlab.machine import Machine
 
 HOST = "10.0.2.2"  # this host's loopback, as QEMU's user network shows it to a machine
-ORDERED_SECONDS = 300.0
+ORDERED_SECONDS = 600.0
 APPLIED_SECONDS = 60.0
 EVERY_SECONDS = 0.1
 _ASK = "/opt/rha/bin/python /opt/rha/vmlab/ask.py"
