@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -44,31 +45,34 @@ def devices_below(folder: Path) -> list[Device]:
     """
     number = os.stat(folder).st_dev
     found: dict[str, Device] = {}
-    for name in _of_file_system(f"{os.major(number)}:{os.minor(number)}"):
+    for name in _of_file_system(folder, f"{os.major(number)}:{os.minor(number)}"):
         _descend(name, found)
     return list(found.values())
 
 
-def _of_file_system(number: str) -> Iterator[str]:
-    """`major:minor` of the devices of a mounted file system."""
+def _of_file_system(folder: Path, number: str) -> Iterator[str]:
+    """`major:minor` of the devices of a folder's file system, which stat calls `number`."""
     if (SYS_BLOCK / number).exists():
         yield number
         return
-    kind, source = _mount(number)
+    kind, source = _mount(folder.resolve())
     if kind == "btrfs":
         yield from _of_btrfs(source)
     elif kind not in _DISKLESS:
         raise StorageError("unknown disks", cause=f"a file system of type {kind} does not say on which disks it is")
 
 
-def _mount(number: str) -> tuple[str, str]:
-    """Type and source of the mounted file system with this device number (proc_pid_mountinfo(5))."""
+def _mount(folder: Path) -> tuple[str, str]:
+    """Type and source of the file system that is mounted over a folder (proc_pid_mountinfo(5)). By its path: btrfs
+    shows stat another number than its mount has."""
+    best, found = -1, ("", "")
     for line in _MOUNTS.read_text().splitlines():
         fields, _, rest = line.partition(" - ")
-        if fields.split()[2] == number:
+        point = Path(re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), fields.split()[4]))
+        if folder.is_relative_to(point) and len(point.parts) >= best:  # the later of two on one point is the upper one
             kind, source = rest.split()[:2]
-            return kind, source
-    raise StorageError("unknown disks", cause=f"no mounted file system has the number {number}")
+            best, found = len(point.parts), (kind, source)
+    return found
 
 
 def _of_btrfs(source: str) -> Iterator[str]:
