@@ -19,7 +19,7 @@ check: venv
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	.venv/bin/mypy -p demo
+	.venv/bin/mypy -p demo -p proof -p vmlab
 
 test: venv
 	.venv/bin/pytest

@@ -1,15 +1,21 @@
-"""What capturing costs the writers of a disk: fio without and with the probe, in turn, in one run."""
+"""What rha costs the writers of a disk in memory: fio without, captured only, captured and shipped, in turn, in one
+run."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 from statistics import median
+from typing import NamedTuple
 
-from bench.lab import capture, drained, loop_device
+from bench import figures as f
+from bench.lab import loop_device
+from bench.ways import CAPTURED, NAMES, SHIPPED, WITHOUT, Ways, acknowledging_lab, first_sync
 
-PAIRS = 3
-SECONDS = 3
+ROUNDS = 7
+SECONDS = 1.5
+DISK_BYTES = 512 << 20
+RING = "1GiB"
 JOBS = {
     "randwrite 4 KiB, queue 1": ["--rw=randwrite", "--bs=4k", "--iodepth=1"],
     "randwrite 4 KiB, queue 32": ["--rw=randwrite", "--bs=4k", "--iodepth=32"],
@@ -17,42 +23,51 @@ JOBS = {
     "write 1 MiB, queue 4": ["--rw=write", "--bs=1m", "--iodepth=4"],
 }
 
-
-def measure() -> list[dict[str, object]]:
-    """One row per job: medians of IOPS and p99 without and with capture, and the ratios pair by pair."""
-    with loop_device(512 << 20) as device, capture(device, 1 << 30) as running:
-        rows = []
-        for name, words in JOBS.items():
-            plain, captured = [], []
-            for _ in range(PAIRS):
-                running.state["disk"][0]["mode"] = 0
-                plain.append(_fio(device, words))
-                running.enter_data_mode(0)
-                with drained(running):
-                    captured.append(_fio(device, words))
-            rows.append(_row(name, plain, captured) | {"lost": running.losses(0)})
-    return rows
+Row = dict[str, object]
 
 
-def _row(name: str, plain: list[tuple[float, float]], captured: list[tuple[float, float]]) -> dict[str, object]:
-    iops = [with_[0] / without[0] for without, with_ in zip(plain, captured, strict=True)]
-    p99 = [with_[1] / without[1] for without, with_ in zip(plain, captured, strict=True)]
+class Run(NamedTuple):
+    """One fio run. Latencies in microseconds, from before the submission on: the probe runs in it."""
+
+    iops: float
+    mean: float
+    p99: float
+
+
+def measure() -> list[Row]:
+    """One row per job: medians without rha, and the ratios of both ways pair by pair."""
+    with loop_device(DISK_BYTES) as device, acknowledging_lab() as lab:
+        engine = lab.engine([device], ring=RING)
+        first_sync(engine)
+        ways = Ways(device, engine)
+        return [_row(name, words, device, ways) for name, words in JOBS.items()]
+
+
+def _row(name: str, words: list[str], device: str, ways: Ways) -> Row:
+    runs: dict[str, list[Run]] = {way: [] for way in NAMES}
+    cpu, losses = [], dict(ways.lost)
+    for _ in range(ROUNDS):
+        for way in NAMES:
+            with ways.go(way):
+                runs[way].append(_fio(device, words))
+        cpu.append(ways.engine_cpu / (ways.shipped_bytes / 1e9))
+    without = runs[WITHOUT]
     return {
         "name": name,
-        "iops_plain": round(median(one[0] for one in plain)),
-        "iops_captured": round(median(one[0] for one in captured)),
-        "iops_ratio": round(median(iops), 2),
-        "iops_ratio_range": [round(min(iops), 2), round(max(iops), 2)],
-        "p99_ratio": round(median(p99), 2),
-        "p99_ratio_range": [round(min(p99), 2), round(max(p99), 2)],
+        "load": f.load(),
+        "iops": round(median(run.iops for run in without)),
+        "mean_us": round(median(run.mean for run in without), 1),
+        "p99_us": round(median(run.p99 for run in without), 1),
+        **{way: f.against(runs[way], without) for way in (CAPTURED, SHIPPED)},
+        "engine_cpu_seconds_per_GB": f.spread(cpu),
+        "lost": {reason: count - losses.get(reason, 0) for reason, count in ways.lost.items()},
     }
 
 
-def _fio(device: str, words: list[str]) -> tuple[float, float]:
-    """IOPS and the 99th percentile of the completion latency in microseconds."""
+def _fio(device: str, words: list[str]) -> Run:
     fixed = ["--name=bench", f"--filename={device}", "--direct=1", "--ioengine=io_uring", f"--runtime={SECONDS}"]
-    done = subprocess.run(
-        ["fio", *fixed, "--time_based", "--output-format=json", *words], check=True, capture_output=True, text=True
-    )
+    fixed += ["--time_based", "--lat_percentiles=1", "--output-format=json"]
+    done = subprocess.run(["fio", *fixed, *words], check=True, capture_output=True, text=True)
     write = json.loads(done.stdout)["jobs"][0]["write"]
-    return write["iops"], write["clat_ns"]["percentile"]["99.000000"] / 1000
+    latency = write["lat_ns"]
+    return Run(write["iops"], latency["mean"] / 1000, latency["percentile"]["99.000000"] / 1000)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,17 +23,47 @@ _STATISTICS = Path("/proc/sys/kernel/bpf_stats_enabled")
 def loop_device(size: int) -> Iterator[str]:
     """A loop device over a file in memory, all `size` bytes present: the first write of a page is no slower than
     the second."""
-    file = MEMORY / f"rha-bench-{os.getpid()}-{size}-{threading.get_ident()}-{len(list(MEMORY.iterdir()))}"
-    device = ""
-    try:
-        with open(file, "wb") as backing:
+    with _file(size) as file:
+        with open(file, "r+b") as backing:
             os.posix_fallocate(backing.fileno(), 0, size)
-        device = _output("losetup", "--find", "--show", "--direct-io=off", str(file))
+        with _looped(file) as device:
+            yield device
+
+
+def fill(device: str, size: int) -> None:
+    """Random bytes everywhere, written out: what stayed in the cache would be captured later."""
+    block = os.urandom(16 << 20)
+    with open(device, "wb", buffering=0) as disk:
+        for at in range(0, size, len(block)):
+            disk.write(block[: size - at])
+        os.fsync(disk.fileno())
+
+
+@contextlib.contextmanager
+def sparse_device(size: int) -> Iterator[str]:
+    """A loop device over an empty file in memory, which may say that it is larger than the memory."""
+    with _file(size) as file, _looped(file) as device:
+        yield device
+
+
+@contextlib.contextmanager
+def _file(size: int) -> Iterator[Path]:
+    handle, name = tempfile.mkstemp(prefix="rha-bench-", dir=MEMORY)
+    try:
+        os.truncate(handle, size)
+        os.close(handle)
+        yield Path(name)
+    finally:
+        os.unlink(name)
+
+
+@contextlib.contextmanager
+def _looped(file: Path) -> Iterator[str]:
+    device = _output("losetup", "--find", "--show", "--direct-io=off", str(file))
+    try:
         yield device
     finally:
-        if device:
-            subprocess.run(["losetup", "--detach", device], check=True)
-        file.unlink(missing_ok=True)
+        subprocess.run(["losetup", "--detach", device], check=True)
 
 
 def _output(*command: str) -> str:

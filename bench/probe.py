@@ -1,83 +1,103 @@
-"""Price of the probe: what the kernel counts per write, beside a plain memcpy of the same size in the same run."""
+"""Price of the probe: what the kernel counts per write, beside a plain memcpy of the same size, with the same kind of
+source, in the same run.
+
+The ring is always walked through, so the destination never lies in the CPU's cache, for either of them.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import itertools
 import mmap
-import os
 import time
 from statistics import median
 
+from bench import figures as f
 from bench.lab import bpf_statistics, capture, drained, figures, loop_device
+from bench.writer import Writer, address, source
 from rha.capture.capture import Capture
 
 ROUNDS = 5
-SECONDS = 0.8
-DISK_BYTES = 256 << 20
+SECONDS = 0.4
+MEMCPY_SECONDS = 0.1
+DISK_BYTES = RING_BYTES = 256 << 20
 SIZES = (4 << 10, 64 << 10, 1 << 20)
+DEPTHS = (1, 32)
+SOURCES = ("hot", "changing")
+
+Row = dict[str, object]
 
 
-def measure() -> list[dict[str, object]]:
-    """One row per kind of write: nanoseconds of the probe per write, GB/s of payload, the same of memcpy."""
+def measure() -> list[Row]:
+    """One row per kind of write: nanoseconds of the probe per write and of memcpy, GB/s, and the share of memcpy's
+    speed."""
+    walked = source(RING_BYTES)
     with bpf_statistics(), loop_device(DISK_BYTES) as watched, loop_device(DISK_BYTES) as other:
-        with capture(watched, 256 << 20) as running:
+        with capture(watched, RING_BYTES) as running:
             rows = [
-                _row("a disk that is not watched", other, running, 4 << 10),
-                _row("watched, bitmap mode", watched, running, 4 << 10),
+                _row("a disk that is not watched", other, running, 4 << 10, 1, walked),
+                _row("watched, bitmap mode", watched, running, 4 << 10, 1, walked),
             ]
             running.enter_data_mode(0)
             with drained(running):
-                rows += [_row(f"captured, {size >> 10} KiB", watched, running, size) for size in SIZES]
+                for size, depth, kind in itertools.product(SIZES, DEPTHS, SOURCES):
+                    name = f"{size >> 10} KiB, queue {depth}, {kind} source"
+                    rows.append(_row(name, watched, running, size, depth, walked, kind=kind))
             assert not running.losses(0), f"the ring overflowed: {running.losses(0)}"
     return rows
 
 
-def _row(name: str, device: str, running: Capture, size: int) -> dict[str, object]:
+def _row(
+    name: str, device: str, running: Capture, size: int, depth: int, walked: mmap.mmap, *, kind: str = "changing"
+) -> Row:
+    data = source(size) if kind == "hot" else walked
     probe_ns, memcpy_ns = [], []
     for _ in range(ROUNDS):  # A B A B: the machine's speed drifts
-        probe_ns.append(_probe_ns(device, running, size))
-        memcpy_ns.append(_memcpy_ns(size))
+        probe_ns.append(_probe_ns(device, running, size, depth, data))
+        memcpy_ns.append(_memcpy_ns(size, data, walked))
     ns, plain = median(probe_ns), median(memcpy_ns)
     return {
         "name": name,
         "bytes": size,
-        "probe_ns": round(ns),
-        "probe_ns_range": [round(min(probe_ns)), round(max(probe_ns))],
+        "probe_ns": f.spread(probe_ns, 0),
         "probe_GBps": round(size / ns, 2),
-        "memcpy_ns": round(plain),
+        "memcpy_ns": f.spread(memcpy_ns, 0),
         "memcpy_GBps": round(size / plain, 2),
-        "of_memcpy": round(plain / ns, 2),
+        "of_memcpy": f.ratios(memcpy_ns, probe_ns),
     }
 
 
-def _probe_ns(device: str, running: Capture, size: int) -> float:
-    """Mean over the writes of `SECONDS`."""
-    buffer = mmap.mmap(-1, size)
-    buffer.write(os.urandom(size))
-    fd = os.open(device, os.O_WRONLY | os.O_DIRECT)
-    before, end, offset = figures(running), time.monotonic() + SECONDS, 0
+def _probe_ns(device: str, running: Capture, size: int, depth: int, data: mmap.mmap) -> float:
+    """Mean over the writes of `SECONDS`; one that became two bios counts as one."""
+    writer = Writer(device, DISK_BYTES, size, depth, data)
+    before, end, written = figures(running), time.monotonic() + SECONDS, 0
     while time.monotonic() < end:
-        for _ in range(16):
-            os.pwrite(fd, buffer, offset)
-            offset = (offset + size) % DISK_BYTES
+        writer.batch()
+        written += depth
     after = figures(running)
-    os.close(fd)
-    return (after.run_time_ns - before.run_time_ns) / (after.run_count - before.run_count)
+    writer.close()
+    assert after.run_count - before.run_count >= written, "a write passed the probe by"
+    return (after.run_time_ns - before.run_time_ns) / written
 
 
-def _memcpy_ns(size: int) -> float:
-    """One copy between buffers that do not fit into a cache, as ring and pages do not."""
-    room = 64 << 20
-    source, target = mmap.mmap(-1, room), mmap.mmap(-1, room)
-    source.write(os.urandom(1 << 20) * (room >> 20))
-    target.write(bytes(room))
-    from_, to = (ctypes.addressof(ctypes.c_char.from_buffer(one)) for one in (source, target))
-    copies = room // size
-    begin = time.perf_counter_ns()
-    for at in range(0, copies * size, size):
-        ctypes.memmove(to + at, from_ + at, size)
-    mixed = time.perf_counter_ns() - begin
-    begin = time.perf_counter_ns()
-    for at in range(0, copies * size, size):
-        ctypes.memmove(to + at, from_ + at, 0)  # the price of the call
-    return (mixed - (time.perf_counter_ns() - begin)) / copies
+_target: list[mmap.mmap] = []
+
+
+def _memcpy_ns(size: int, data: mmap.mmap, like: mmap.mmap) -> float:
+    """Mean of one copy to a place that walks through a room as large as the ring, without the price of the call."""
+    if not _target:
+        _target.append(source(len(like)))
+    to, from_ = address(_target[0]), address(data)
+    copying = _copies_ns(to, from_, len(like) // size, len(data) // size, size, size)
+    return copying - _copies_ns(to, from_, len(like) // size, len(data) // size, size, 0)
+
+
+def _copies_ns(to: int, from_: int, targets: int, sources: int, step: int, size: int) -> float:
+    """Mean nanoseconds of one `memmove` of `size` bytes over `MEMCPY_SECONDS` or one walk, whichever is longer."""
+    copy, begin, count = ctypes.memmove, time.perf_counter_ns(), 0
+    while count < targets or time.perf_counter_ns() - begin < MEMCPY_SECONDS * 1e9:
+        for at in range(min(targets, 4096)):
+            place = count + at
+            copy(to + place % targets * step, from_ + place % sources * step, size)
+        count += min(targets, 4096)
+    return (time.perf_counter_ns() - begin) / count

@@ -1,12 +1,13 @@
 /* Copies every write of the watched disks, payload included, into one ring, in submission order.
  *
- * Loaded by rha/capture/loader.py, which supplies, from the running kernel's BTF, OFF_struct_field and SZ_struct,
+ * Loaded by rha/capture/probe.py, which supplies, from the running kernel's BTF, OFF_struct_field and SZ_struct,
  * REQ_* values, and RING_PAGES, NCPUS, BITMAP_WORDS. No kernel header is needed and none is trusted.
  *
  * Never waits, never fails the write: what does not fit into the ring marks its range in `dirty`, and the disk leaves
  * write order. Runs on raw tracepoints only: a classic tracepoint or kprobe is skipped while another BPF program runs on that CPU.
  */
 #include "state.h"
+#include "kernel.h"
 
 struct dynptr { u64 opaque[2]; } __attribute__((aligned(8)));
 
@@ -50,32 +51,20 @@ BPF_PROG_ARRAY(continuation, 2);
 #define NO_LOSS RHA_LOSSES /* the disk is in bitmap mode already: nothing is lost by marking */
 #define RING ((void *)bpf_pseudo_fd(1, -1))
 
-static inline u64 rd64(u64 address) {
-  u64 value = 0;
-  bpf_probe_read_kernel(&value, 8, (void *)address);
-  return value;
-}
-
-static inline u32 rd32(u64 address) {
-  u32 value = 0;
-  bpf_probe_read_kernel(&value, 4, (void *)address);
-  return value;
-}
-
-/* `major` and `first_minor` stand side by side in every kernel so far. */
-static inline u64 disk_number(u64 gendisk) {
-  _Static_assert(OFF_gendisk_first_minor == OFF_gendisk_major + 4, "gendisk");
-  u64 both = rd64(gendisk + OFF_gendisk_major);
-  return (both & 0xffffffff) << 20 | both >> 32;
-}
-
-/* The part of a bio that matters, read at once. Each call of the reading helper costs some 40 ns: structures read whole
- * instead of field by field took the probe from 1.36 to 0.91 us per 4 KiB write. */
+/* The part of a bio that matters, read at once: structures read whole instead of field by field took the
+ * probe from 1.36 to 0.91 us per 4 KiB write. */
 #define BIO_HEAD (OFF_bio_bi_io_vec + 8)
 struct bio_head { u8 bytes[BIO_HEAD]; } __attribute__((aligned(8)));
 _Static_assert(OFF_bio_bi_bdev < BIO_HEAD && OFF_bio_bi_opf < BIO_HEAD && OFF_bio_bi_iter + SZ_bvec_iter <= BIO_HEAD, "bio");
 #define BIO_U32(head, offset) (*(u32 *)((head).bytes + (offset)))
 #define BIO_U64(head, offset) (*(u64 *)((head).bytes + (offset)))
+
+/* The call could not see what it was called for: maybe a write of a watched disk. The engine answers as it answers a call
+ * that the kernel skipped. Structures of a bio or request in use can be read, so this means wrong offsets or worse. */
+static inline int blind(struct rha_state *s) {
+  __sync_fetch_and_add(&s->blind, 1);
+  return 0;
+}
 
 static inline struct rha_counters *counters_of(u32 disk) {
   u32 key = bpf_get_smp_processor_id() * RHA_MAX_DISKS + (disk & (RHA_MAX_DISKS - 1));
@@ -278,15 +267,17 @@ static inline u32 watched(struct rha_state *s, u64 dev, u64 sector, u64 end) {
 
 /* raw tracepoint block_bio_queue(struct bio *) */
 int on_queue(struct bpf_raw_tracepoint_args *ctx) {
+  struct rha_state *s = shared_state();
+  if (!s) return 0; /* cannot be, and nowhere to count it: an array always has its element 0 */
   struct bio_head bio = {};
-  if (bpf_probe_read_kernel(&bio, sizeof(bio), (void *)ctx->args[0])) return 0;
+  if (READ(&bio, sizeof(bio), ctx->args[0])) return blind(s);
   u32 opf = BIO_U32(bio, OFF_bio_bi_opf);
   if (!(opf & 1)) return 0; /* every operation that changes a disk has an odd number: op_is_write() */
-  struct rha_state *s = shared_state();
   struct cursor *c = shared_cursor();
-  if (!s || !c) return 0;
+  if (!c) return blind(s);
   u32 bytes = BIO_U32(bio, OFF_bio_bi_iter + OFF_bvec_iter_bi_size);
   c->dev = disk_number(rd64(BIO_U64(bio, OFF_bio_bi_bdev) + OFF_block_device_bd_disk));
+  if (!c->dev) return blind(s);
   c->sector = BIO_U64(bio, OFF_bio_bi_iter + OFF_bvec_iter_bi_sector);
   c->bio_left = bytes;
   u64 end = c->sector + (bytes >> RHA_SECTOR_SHIFT);
@@ -348,21 +339,30 @@ int on_queue_mark(struct bpf_raw_tracepoint_args *ctx) {
 
 struct completion { u64 dev, sector, end; };
 
-/* 0 when the request ends no write. */
+/* 1 when the request ends a write, 0 when it ends none, -1 when it cannot be read. */
 static inline int read_completion(struct bpf_raw_tracepoint_args *ctx, struct completion *done) {
-  u64 rq = ctx->args[0], bytes = (u32)ctx->args[2];
-  if (!(rd32(rq + OFF_request_cmd_flags) & 1) || !bytes) return 0;
-  done->dev = disk_number(rd64(rd64(rq + OFF_request_q) + OFF_request_queue_disk));
-  done->sector = rd64(rq + OFF_request___sector);
+  u64 rq = ctx->args[0], bytes = (u32)ctx->args[2], queue = 0, disk = 0;
+  u32 flags = 0;
+  long bad = READ(&flags, 4, rq + OFF_request_cmd_flags);
+  if (!bad && (!(flags & 1) || !bytes)) return 0;
+  bad |= READ(&queue, 8, rq + OFF_request_q);
+  bad |= READ(&disk, 8, queue + OFF_request_queue_disk);
+  bad |= READ(&done->sector, 8, rq + OFF_request___sector);
+  if (bad) return -1;
+  if (!disk) return 0; /* a command to a controller */
+  done->dev = disk_number(disk);
   done->end = done->sector + (bytes >> RHA_SECTOR_SHIFT);
-  return 1;
+  return done->dev ? 1 : -1;
 }
 
 /* raw tracepoint block_rq_complete(struct request *, blk_status_t, unsigned int bytes); attached while a disk is tracked */
 int on_complete(struct bpf_raw_tracepoint_args *ctx) {
   struct completion done = {};
   struct rha_state *s = shared_state();
-  if (s && read_completion(ctx, &done)) mark_watched(s, done.dev, done.sector, done.end, NO_LOSS, 1);
+  if (!s) return 0;
+  int kind = read_completion(ctx, &done);
+  if (kind < 0) return blind(s);
+  if (kind) mark_watched(s, done.dev, done.sector, done.end, NO_LOSS, 1);
   return 0;
 }
 
@@ -370,7 +370,9 @@ int on_complete(struct bpf_raw_tracepoint_args *ctx) {
 int on_error(struct bpf_raw_tracepoint_args *ctx) {
   struct completion done = {};
   struct rha_state *s = shared_state();
-  if (!s || !read_completion(ctx, &done)) return 0;
+  if (!s) return 0;
+  int kind = read_completion(ctx, &done);
+  if (kind <= 0) return kind ? blind(s) : 0;
   /* A device that cannot write zeroes says so once, and the kernel writes them itself: nothing differs. */
   u32 op = rd32(ctx->args[0] + OFF_request_cmd_flags) & 0xff;
   if (op == REQ_OP_WRITE_ZEROES && (ctx->args[1] & 0xff) == STATUS_NOT_SUPPORTED) return 0;

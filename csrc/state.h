@@ -49,6 +49,8 @@ struct rha_state {
   unsigned int ncpus;
   unsigned int misses_seen; /* recursion misses that the engine has answered with a resync */
   struct rha_disk disk[16]; /* RHA_MAX_DISKS */
+  unsigned long long blind;      /* calls of the probe that could not read what they were called for */
+  unsigned long long blind_seen; /* as misses_seen */
 };
 
 /* One per CPU and disk, index cpu * RHA_MAX_DISKS + disk: no CPU waits for another. */

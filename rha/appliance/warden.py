@@ -96,6 +96,7 @@ class Warden(threading.Thread):
     def _look(self) -> None:
         if self._go_on_with_failover():
             return
+        self.replica.tend()
         scenario = self.replica.scenario
         if scenario is None:
             return

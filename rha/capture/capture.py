@@ -47,6 +47,7 @@ class Capture:
         self._pending = shared.view(self._fds["pending"], np.dtype("<u8"), words)
         self.ring = Ring(self._fds["ring"], int(self.state["ring_bytes"]))
         self._miss_counters = [bpf.MissCounter(self._fds[name]) for name in pins.PROGRAMS]
+        self._misses = 0, 0
         self._tracking_link: int | None = None
 
     def close(self) -> None:
@@ -177,17 +178,17 @@ class Capture:
         return int(mine["records"].sum()), int(mine["payload_bytes"].sum())
 
     def new_misses(self) -> dict[str, int]:
-        """Calls of the probe that did nothing since `answer_misses`, by reason: each may be a write that nothing
-        marked."""
-        skipped = (self._misses() - int(self.state["misses_seen"])) & 0xFFFFFFFF  # misses_seen has 32 bits
-        return {"recursion-miss": skipped} if skipped else {}
+        """Calls of the probe without effect since `answer_misses`, by reason: each may be a write that nothing marked.
+        Skipped by the kernel, as the program was already running on that CPU, or unable to read what it was called for.
+        """
+        self._misses = sum(counter.read() for counter in self._miss_counters), int(self.state["blind"])
+        skipped = (self._misses[0] - int(self.state["misses_seen"])) & 0xFFFFFFFF  # misses_seen has 32 bits
+        found = {"recursion-miss": skipped, "unread-bio": self._misses[1] - int(self.state["blind_seen"])}
+        return {reason: count for reason, count in found.items() if count}
 
     def answer_misses(self) -> None:
-        """To be called before the resync that makes up for them: what comes later counts anew."""
-        self.state["misses_seen"] = self._misses() & 0xFFFFFFFF
-
-    def _misses(self) -> int:
-        return sum(counter.read() for counter in self._miss_counters)
+        """What `new_misses` found last is made up for, or will be; what comes later counts anew."""
+        self.state["misses_seen"], self.state["blind_seen"] = self._misses[0] & 0xFFFFFFFF, self._misses[1]
 
     # The late set ---------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import queue
@@ -27,6 +28,7 @@ class DiskReader:
 
     def __init__(self, path: str, *, check: Callable[[], None], buffer_bytes: int = 1 << 20, buffers: int = 24) -> None:
         self._path, self._check = path, check
+        self._is_closed = False
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
         except OSError as error:
@@ -42,6 +44,10 @@ class DiskReader:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         os.close(self._fd)
+        self._is_closed = True
+        with contextlib.suppress(queue.Empty):  # whoever still holds the reader must not hold 24 MiB with it
+            while True:
+                self._free.get_nowait()
 
     def read(self, offset: int, length: int) -> tuple[mmap.mmap, memoryview]:
         """`length` bytes at `offset`: the buffer, to be handed back with `release`, and the view on it. Blocks while
@@ -67,7 +73,8 @@ class DiskReader:
 
     def release(self, buffer: mmap.mmap) -> None:
         """The buffer may be used again; its views must not."""
-        self._free.put(buffer)
+        if not self._is_closed:
+            self._free.put(buffer)
 
 
 def digests(data: memoryview) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,14 @@ def hello(generation: str, first_lsn: int = 0, sizes: tuple[int, ...] = (DISK_BY
         first_lsn=first_lsn,
         disks=[DiskHello(name=name, bytes=size) for name, size in zip(names, sizes, strict=True)],
     )
+
+
+def wait_for(is_so: Callable[[], bool], seconds: float = 30) -> None:
+    """Waits until it is so. Raises AssertionError when it never is."""
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline, "it never came to that"
+        time.sleep(0.02)
 
 
 class Master:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from one_replica import DISK_BYTES, Master, hello, opened
+from one_replica import DISK_BYTES, Master, hello, opened, wait_for
+from stream import WRITE, record
 
 from rha.appliance import checkpoint
 from rha.appliance.apply import _after
@@ -17,7 +21,7 @@ from rha.errors import RhaError
 from rha.journal.segment import Journal
 from rha.wire import frames
 from rha.wire.frames import FrameType
-from rha.wire.messages import Gap, Mark
+from rha.wire.messages import End, Gap, Mark
 
 CONTENT = random.Random(1).randbytes(64 << 10)
 
@@ -46,7 +50,7 @@ def lived(folder: Path, last: str) -> tuple[DiskState, ...]:
     elif last == "generation":
         master.greet("b" * 32, 1 << 20)
     master.settle()
-    expected = replica._state.disks
+    expected = replica._intake.state.disks
     replica.close()
     return expected
 
@@ -57,9 +61,9 @@ def test_redo_from_any_checkpoint_gives_the_same_state(tmp_path: Path, last: str
     for reached in crashes(tmp_path):
         replica = opened(tmp_path)
         try:
-            assert replica._state.disks == expected, reached
+            assert replica._intake.state.disks == expected, reached
             assert replica.wait_applied(timeout=30)
-            assert replica._applied_state.disks == expected, reached
+            assert replica._images.applied_state.disks == expected, reached
             assert (replica.why_not_consistent() is None) == (last == "end")
         finally:
             replica.close()
@@ -89,7 +93,7 @@ def test_a_greeting_with_an_impossible_disk_leaves_nothing(tmp_path: Path, size:
         wrong = hello("a" * 32, 8, (size,))
         with pytest.raises(RhaError):
             replica.welcome(wrong, frames.control(FrameType.HELLO, wrong, lsn=8), "appliance")
-        assert not replica._state.disks
+        assert not replica._intake.state.disks
         master = Master(replica)
         master.greet("a" * 32, 8)
         master.sync(CONTENT)
@@ -116,3 +120,47 @@ def test_images_that_cannot_be_made_are_made_with_the_next_greeting(tmp_path: Pa
         replica.close()
     with Journal.open(tmp_path / "web1" / "journal") as journal:
         assert next(iter(journal.read(journal.first))).header.type is FrameType.HELLO
+
+
+def test_a_new_generation_while_a_sync_is_not_applied_yet(tmp_path: Path) -> None:
+    """The greeting waits for the applier, which notes the sync's end meanwhile."""
+    replica = opened(tmp_path)
+    try:
+        master = Master(replica)
+        master.greet("a" * 32, 8)
+        master.control(FrameType.MARK, Mark(epoch=1, disks=[0], method="full"))
+        master.data(FrameType.RESYNC, CONTENT)
+        master.control(FrameType.END, End(epoch=1, disks=[0], lsn=master.lsn))
+        with ThreadPoolExecutor() as pool:
+            welcome = pool.submit(master.greet, "b" * 32, 1 << 20).result(timeout=30)
+        assert [disk.need for disk in welcome.disks] == ["compare"]
+        assert replica.point() == replica._images.guard.point
+    finally:
+        replica.close()
+
+
+def test_an_applier_that_failed_is_tried_again_and_named_meanwhile(tmp_path: Path) -> None:
+    replica = opened(tmp_path)
+    try:
+        master = Master(replica)
+        master.greet("a" * 32, 8)
+        master.sync(CONTENT)
+        os.kill(replica._images._files._daemon.pid, signal.SIGKILL)  # the images cannot be written any more
+        run = record(WRITE, 0, 0, 512, b"x" * 512)
+        master.data(FrameType.RECORDS, run)
+        replica.commit()
+        wait_for(lambda: replica.report().state == "failed")
+        assert "tried again" in replica.report().alarms[0]
+        master.data(FrameType.RECORDS, run)  # the master is served all the same
+        replica.commit()
+
+        def mended() -> bool:
+            replica.tend()
+            return replica.report().state == "consistent"
+
+        wait_for(mended)
+        assert replica.wait_applied(timeout=30)
+        assert replica.read_image(0, 0, 512) == b"x" * 512
+        assert replica.report().alarms == []
+    finally:
+        replica.close()

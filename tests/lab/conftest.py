@@ -8,7 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from lab import Lab
+
+from proof.lab import Lab
 
 
 @pytest.fixture

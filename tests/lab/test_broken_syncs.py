@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 
 import pytest
-from lab import MIB, Disk, Engine, Lab, wait_for
-from proxy import Proxy
-from writers import RawWriter
+
+from proof.lab import MIB, Disk, Engine, Lab, wait_for
+from proof.proxy import Proxy
+from proof.writers import RawWriter
 
 pytestmark = pytest.mark.root
 

@@ -7,9 +7,9 @@ import os
 import struct
 
 import pytest
-from lab import MIB, Lab, run, wait_for
-from writers import RawWriter
 
+from proof.lab import MIB, Lab, run, wait_for
+from proof.writers import RawWriter
 from rha.capture import pins
 from rha.capture.device import lookup
 

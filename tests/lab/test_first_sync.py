@@ -1,8 +1,9 @@
 """The first sync, while somebody writes: then write order, and an image equal to the disk."""
 
 import pytest
-from lab import MIB, Lab, run, wait_for
-from writers import FileWriter
+
+from proof.lab import MIB, Lab, run, wait_for
+from proof.writers import FileWriter
 
 pytestmark = pytest.mark.root
 

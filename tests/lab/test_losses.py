@@ -6,10 +6,10 @@ import random
 import time
 
 import pytest
-from lab import MIB, Lab, run, wait_for
-from proxy import Proxy
-from writers import FileWriter, RawWriter, Records
 
+from proof.lab import MIB, Lab, run, wait_for
+from proof.proxy import Proxy
+from proof.writers import FileWriter, RawWriter, Records
 from rha.wire.frames import FrameType
 
 pytestmark = pytest.mark.root

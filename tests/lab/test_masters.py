@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from lab import MIB, Lab, run
-from writers import RawWriter
 
+from proof.lab import MIB, Lab, run
+from proof.writers import RawWriter
 from rha import scenario_check
 from rha.appliance import catalog
 from rha.errors import NetworkError

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from lab import MIB, Lab, run, wait_for
 
+from proof.lab import MIB, Lab, run, wait_for
 from rha.capture import pins
 from rha.errors import Exit
 

@@ -8,9 +8,9 @@ import struct
 from pathlib import Path
 
 import pytest
-from lab import MIB, Engine, Lab, run
-from writers import RawWriter
 
+from proof.lab import MIB, Engine, Lab, run
+from proof.writers import RawWriter
 from rha.capture.selftest import DISCARD, FLUSH, WRITE, WRITE_ZEROES, parse
 from rha.journal.segment import Journal
 from rha.wire.frames import FrameType

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import weakref
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,17 @@ def test_reads_what_is_there(file: Path) -> None:
         reader.release(buffer)
         _, view = reader.read(5 * BLOCK_BYTES, 512)
         assert view == file.read_bytes()[-512:]
+
+
+def test_buffers_end_with_the_reading(file: Path) -> None:
+    """A sync's rounds and callbacks keep its reader: the buffers of one sync must not still be there in the next."""
+    with DiskReader(str(file), check=never, buffers=2) as reader:
+        late, view = reader.read(0, BLOCK_BYTES)
+        view.release()
+    other = weakref.ref(late)
+    reader.release(late)
+    del late
+    assert other() is None
 
 
 def test_a_disk_that_shrank_is_named(file: Path) -> None:

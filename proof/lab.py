@@ -68,10 +68,13 @@ class Disk:
 
 
 class Daemon:
-    """One of rha's daemons as a process. `socket`: its control socket."""
+    """One of rha's daemons as a process. `socket`: its control socket; `variables`: added to its environment; `wrap`:
+    words in front of its command."""
 
     def __init__(self, words: list[str], control: Path, log: Path) -> None:
         self.words, self.socket, self.log_path = words, control, log
+        self.variables: dict[str, str] = {}
+        self.wrap: list[str] = []
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -82,7 +85,10 @@ class Daemon:
     def launch(self) -> None:
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [*RHA, *self.words], env=environment(self.socket.parent), stdout=log, stderr=log
+                [*self.wrap, *RHA, *self.words],
+                env=environment(self.socket.parent) | self.variables,
+                stdout=log,
+                stderr=log,
             )
 
     def _has_begun(self) -> bool:
@@ -96,6 +102,10 @@ class Daemon:
     def kill(self) -> None:
         """`kill -9`."""
         self._end(signal.SIGKILL)
+
+    @property
+    def is_running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
 
     def stop(self) -> None:
         """SIGTERM, as a service manager does; it must end well."""
@@ -158,7 +168,7 @@ class Engine(Daemon):
 
     def _is_ordered(self) -> bool:
         report = self.report()
-        return report["state"] == "write-order" and report["connected"] and report["lag_bytes"] == 0
+        return bool(report["state"] == "write-order" and report["connected"] and report["lag_bytes"] == 0)
 
     def verify(self) -> dict[str, Any]:
         return dict(local.call(self.socket, "verify", timeout=120))
@@ -197,7 +207,7 @@ class Appliance(Daemon):
 
         def is_applied() -> bool:
             report = self.report(name)
-            return report["state"] == "consistent" and report["lag_bytes"] == 0
+            return bool(report["state"] == "consistent" and report["lag_bytes"] == 0)
 
         wait_for(is_applied, timeout, lambda: (self.report(name), self.log()[-2000:]))
 
@@ -213,8 +223,10 @@ class Appliance(Daemon):
 class Lab:
     """Everything of one test. Torn down by `stack`, whatever happens."""
 
-    def __init__(self, folder: Path, memory: Path, stack: ExitStack) -> None:
-        """`folder` for logs, sockets and the store, `memory` for the disks' files."""
+    def __init__(self, folder: Path, memory: Path, stack: ExitStack, *, settings: str = "") -> None:
+        """`folder` for logs, sockets and the store, `memory` for the disks' files, `settings`: further lines of the
+        appliance's configuration."""
+        self._settings = settings
         self.folder, self.memory, self.stack = folder, memory, stack
         (folder / "run").mkdir()
         self.pki = folder / "pki"
@@ -227,7 +239,7 @@ class Lab:
         config = self.folder / "appliance.toml"
         config.write_text(
             f'listen = "127.0.0.1:{self.port}"\nstore = "{self.folder / "store"}"\nrun_dir = "{self.folder / "run"}"\n'
-            f'ca = "{self.pki / "ca.pem"}"\ncertificate = "{mine.certificate}"\nkey = "{mine.key}"\n'
+            f'ca = "{self.pki / "ca.pem"}"\ncertificate = "{mine.certificate}"\nkey = "{mine.key}"\n{self._settings}'
         )
         appliance = Appliance(self.folder, config)
         self.stack.callback(appliance.kill)

@@ -1,0 +1,112 @@
+"""The appliance's images at any LSN: the product's own journal, applier and storage daemon, fed with a recorded stream
+just up to there. This is the code that is judged; the recording is read by proof/journal.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import nbd
+
+from proof import journal
+from proof.journal import BadJournal, Frame
+from rha.appliance.apply import Applier
+from rha.image import formats
+from rha.image.client import read_only_export
+from rha.image.storage_daemon import ImageSpec, StorageDaemon
+from rha.journal.segment import Journal
+from rha.wire import frames
+from rha.wire.frames import FrameType
+
+READ_BYTES = 256 << 10  # larger ones leave the processor's cache and are half as fast
+APPLY_SECONDS = 60.0
+
+
+class AppliedImages:
+    """qcow2 images that follow a recording; `to` moves them to a cut, `differences` compares them."""
+
+    def __init__(self, folder: Path, recording: Path, sizes: Sequence[int]) -> None:
+        """`recording`: a journal's folder. Everything made here lies in `folder`."""
+        self._stack = ExitStack()
+        self._frames = journal.frames(recording)
+        self._pending: Frame | None = None
+        self._lsn = 0
+        specs = [ImageSpec(f"d{i}", folder / f"d{i}.qcow2", "qcow2") for i in range(len(sizes))]
+        for spec, size in zip(specs, sizes, strict=True):
+            formats.create(spec.path, size)
+        self._daemon = self._stack.enter_context(StorageDaemon(specs, folder / "run"))
+        self._journal = self._stack.enter_context(Journal.open(folder / "journal"))
+        writers = [self._stack.enter_context(self._daemon.writer(spec.name)) for spec in specs]
+        self._applier = Applier(self._journal, writers, folder / "checkpoint.json")
+        self._applier.start()
+        self._stack.callback(self._applier.stop)
+        self._readers = [_reader(self._daemon.socket, spec.name) for spec in specs]
+        self._stack.callback(self._readers.clear)
+        self._sizes = sizes
+
+    def to(self, cut: int) -> None:
+        """Applies everything up to and with the record that ends at LSN `cut`; returns when it is in the images."""
+        while self._lsn < cut:
+            frame = self._pending or next(self._frames, None)
+            self._pending = None
+            if frame is None:
+                raise BadJournal(f"the stream ends at LSN {self._lsn}, before {cut}")
+            self._take(frame, cut)
+        self._applier.durable(self._journal.sync())
+        assert self._applier.wait_applied(self._journal.end, APPLY_SECONDS), "not applied in time"
+
+    def _take(self, frame: Frame, cut: int) -> None:
+        """Journals a frame, or as much of a RECORDS frame as lies below the cut; the rest stays pending."""
+        if frame.type != journal.RECORDS:
+            self._append(frame, frame.payload, frame.lsn)
+            return
+        inside = min(cut, frame.lsn + len(frame.payload)) - frame.lsn
+        self._append(frame, frame.payload[:inside], frame.lsn)
+        self._lsn = frame.lsn + inside
+        if inside < len(frame.payload):
+            self._pending = frame._replace(lsn=self._lsn, payload=frame.payload[inside:])
+
+    def _append(self, frame: Frame, payload: memoryview, lsn: int) -> None:
+        whole = frames.pad(bytes(payload))
+        head = frames.encode(
+            FrameType(frame.type),
+            whole,
+            lsn=lsn,
+            disk=frame.disk,
+            offset=frame.offset,
+            flags=frame.flags,
+            time_ns=frame.time_ns,
+            raw_length=len(payload),
+        )
+        self._journal.append([head, whole])
+
+    def differences(self, files: Sequence[Path]) -> Iterator[tuple[int, int]]:
+        """Where the images are not these raw files: (disk, byte offset of a range of 256 KiB that differs)."""
+        expected = bytearray(READ_BYTES)
+        for disk, (reader, path) in enumerate(zip(self._readers, files, strict=True)):
+            with path.open("rb", buffering=0) as file, memoryview(expected) as view:
+                for at in range(0, self._sizes[disk], READ_BYTES):
+                    length = min(READ_BYTES, self._sizes[disk] - at)
+                    assert file.readinto(view[:length]) == length
+                    if reader.pread(length, at) != view[:length]:
+                        yield disk, at
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+
+def _reader(socket: Path, name: str) -> Any:
+    """A plain connection of its own: what anybody else reads of the image."""
+    handle = nbd.NBD()
+    handle.set_export_name(read_only_export(name))
+    handle.connect_unix(str(socket))
+    return handle

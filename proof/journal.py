@@ -1,0 +1,134 @@
+"""Reads a recorded stream (docs/journal.md) without a line of rha: what the product wrote, by the documented format.
+
+Slow and plain on purpose. Anything that is not exactly as documented is a `BadJournal`.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import xxhash
+
+HELLO, RECORDS, RESYNC, MARK, GAP, END = 1, 16, 17, 18, 19, 20
+WRITE, DISCARD, WRITE_ZEROES, SECURE_ERASE, FLUSH = 1, 2, 3, 4, 5
+ZEROS_FLAG = 1
+
+_HEADER = struct.Struct("<IBBBBHHIIIQQQQQQ")
+_RING_HEADER = struct.Struct("<II")
+_RECORD = struct.Struct("<QIHBBQ")
+_DISCARDED = 1 << 30
+
+
+class BadJournal(Exception):
+    """The journal is not what docs/journal.md says."""
+
+
+class Frame(NamedTuple):
+    """One frame with its payload, padding left out. `position`, `next_position`: journal positions in bytes."""
+
+    position: int
+    next_position: int
+    type: int
+    flags: int
+    disk: int
+    lsn: int
+    offset: int
+    time_ns: int
+    payload: memoryview
+
+    def message(self) -> dict[str, Any]:
+        """The JSON of a control frame."""
+        return dict(json.loads(bytes(self.payload)))
+
+
+class Change(NamedTuple):
+    """One captured operation: `data` for a write, None for what reads as zeros afterwards; a flush has length 0.
+    LSNs: of its ring header, and of the byte after it."""
+
+    lsn: int
+    end_lsn: int
+    disk: int
+    offset: int
+    length: int
+    data: memoryview | None
+
+
+def frames(folder: Path, start: int = 0) -> Iterator[Frame]:
+    """All frames from journal position `start` (which must be a frame's) to the end; every checksum is checked.
+
+    Raises BadJournal.
+    """
+    expected = None
+    for path in sorted(folder.glob("*.journal")):
+        first = int(path.stem, 16)
+        if expected is not None and first != expected:
+            raise BadJournal(f"{path} begins at {first}, the one before ends at {expected}")
+        expected = first + path.stat().st_size
+        if expected > start:
+            yield from _segment(path, first, max(0, start - first))
+
+
+def _segment(path: Path, first: int, offset: int) -> Iterator[Frame]:
+    with path.open("rb") as file:
+        if not path.stat().st_size:
+            return
+        whole = memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
+    while offset < len(whole):
+        frame = _frame(whole[offset:], first + offset)
+        yield frame
+        offset = frame.next_position - first
+
+
+def _frame(data: memoryview, position: int) -> Frame:
+    if len(data) < _HEADER.size:
+        raise BadJournal(f"a header cut off at position {position}")
+    (magic, version, kind, codec, flags, disk, _, length, raw, _, lsn, _, offset, time_ns, payload_sum, head_sum) = (
+        _HEADER.unpack_from(data)
+    )
+    payload = data[_HEADER.size : _HEADER.size + length]
+    if magic != 0x31414852 or version != 1 or codec or len(payload) != length or raw > length:
+        raise BadJournal(f"no frame of version 1 at position {position}")
+    if _sum(data[: _HEADER.size - 8]) != head_sum or _sum(payload) != payload_sum:
+        raise BadJournal(f"a checksum does not fit at position {position}")
+    end = position + _HEADER.size + length
+    return Frame(position, end, kind, flags, disk, lsn, offset, time_ns, payload[:raw])
+
+
+def _sum(data: memoryview) -> int:
+    return xxhash.xxh3_64_intdigest(data)
+
+
+def changes(frame: Frame) -> Iterator[Change]:
+    """The operations of a RECORDS frame, in order (csrc/record.h). Raises BadJournal."""
+    at, run = 0, frame.payload
+    while at < len(run):
+        word, _ = _RING_HEADER.unpack_from(run, at)
+        length = word & ~_DISCARDED
+        following = at + _RING_HEADER.size + length + 7 & ~7
+        if following > len(run):
+            raise BadJournal(f"a record reaches beyond its frame at LSN {frame.lsn + at}")
+        if not word & _DISCARDED:
+            yield _change(run, at, length, frame.lsn, following)
+        at = following
+
+
+def _change(run: memoryview, at: int, length: int, lsn: int, following: int) -> Change:
+    begin = at + _RING_HEADER.size
+    sector, count, disk, op, _, _ = _RECORD.unpack_from(run, begin)
+    data = run[begin + _RECORD.size : begin + length]
+    if not WRITE <= op <= FLUSH or len(data) != (count if op == WRITE else 0):
+        raise BadJournal(f"operation {op} of {count} bytes with {len(data)} bytes of data at LSN {lsn + at}")
+    count = 0 if op == FLUSH else count
+    return Change(lsn + at, lsn + following, disk, sector * 512, count, data if op == WRITE else None)
+
+
+def resync_range(frame: Frame) -> tuple[int, int, memoryview | None]:
+    """What a RESYNC frame puts on its disk: (offset, length, data or None for zeros)."""
+    if frame.flags & ZEROS_FLAG:
+        return frame.offset, struct.unpack_from("<Q", frame.payload)[0], None
+    return frame.offset, len(frame.payload), frame.payload

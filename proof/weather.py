@@ -1,0 +1,105 @@
+"""What makes a storm worse: a clock that jumps, processors that are busy, too little memory."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from proof.lab import Daemon
+
+FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
+STEP_SECONDS = 1800  # certificates begin an hour before they are made: further back is refused, and rightly
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+class Clock:
+    """CLOCK_REALTIME of chosen daemons, moved by libfaketime; CLOCK_MONOTONIC is left alone, as a real step does."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self._file = folder / "clock"
+        self._draw = random.Random(seed)
+        self.steps = 0
+        self._set(0)
+
+    def _set(self, seconds: float) -> None:
+        draft = self._file.with_suffix(".new")
+        draft.write_text(f"{seconds:+.3f}\n")
+        draft.rename(self._file)
+
+    def governs(self, daemon: Daemon) -> None:
+        """From its next start on."""
+        daemon.variables |= {
+            "LD_PRELOAD": str(FAKETIME),
+            "FAKETIME_TIMESTAMP_FILE": str(self._file),
+            "FAKETIME_CACHE_DURATION": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "DONT_FAKE_MONOTONIC": "1",
+        }
+
+    def step(self) -> None:
+        """Jumps up to half an hour away from the true time, either way."""
+        self.steps += 1
+        self._set(self._draw.uniform(-STEP_SECONDS, STEP_SECONDS))
+
+
+@contextmanager
+def clock_steps(clock: Clock, pause: float = 1.0) -> Iterator[None]:
+    """The clock jumps every `pause` seconds."""
+    over = threading.Event()
+
+    def jump() -> None:
+        while not over.wait(pause):
+            clock.step()
+
+    thread = threading.Thread(target=jump, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@contextmanager
+def busy_processors() -> Iterator[None]:
+    """One endless loop pinned to each processor, at a better priority than everybody else."""
+    with ExitStack() as stack:
+        for processor in sorted(os.sched_getaffinity(0)):
+            words = ["taskset", "-c", str(processor), "nice", "-n", "-5", "sh", "-c", "while :; do :; done"]
+            process = subprocess.Popen(words)
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+        yield
+
+
+@contextmanager
+def little_memory(daemons: list[Daemon], limit_bytes: int) -> Iterator[None]:
+    """Each daemon, from its next start on, in a control group of so little memory (its page cache counts)."""
+    with ExitStack() as stack:
+        for number, daemon in enumerate(daemons):
+            group = _memory_group(f"rha-proof-{os.getpid()}-{number}", limit_bytes)
+            stack.callback(_remove_group, group)
+            daemon.wrap = ["sh", "-c", 'echo $$ > "$0" && exec "$@"', str(group / "cgroup.procs")]
+            stack.callback(daemon.wrap.clear)
+        yield
+
+
+def _memory_group(name: str, limit_bytes: int) -> Path:
+    first = CGROUPS / "memory"
+    group = (first if first.is_dir() else CGROUPS) / name
+    group.mkdir()
+    limit = group / "memory.limit_in_bytes"
+    (limit if limit.exists() else group / "memory.max").write_text(str(limit_bytes))
+    return group
+
+
+def _remove_group(group: Path) -> None:
+    """What still runs in it goes on in the parent's."""
+    for pid in (group / "cgroup.procs").read_text().split():
+        (group.parent / "cgroup.procs").write_text(pid)
+    group.rmdir()

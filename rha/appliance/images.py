@@ -1,0 +1,318 @@
+"""The image side of a replica: what the images show, what guards a consistent point, who has them.
+
+The mechanism of opening and applying is in image_files.py, the overlays of a guard in guard.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from rha.appliance import catalog, guard
+from rha.appliance.checkpoint import Checkpoint
+from rha.appliance.config import Config
+from rha.appliance.image_files import ImageFiles
+from rha.appliance.stream import Message, StreamState, decode, fold
+from rha.errors import RhaError, StateError
+from rha.image import formats
+from rha.image.storage_daemon import ImageSpec
+from rha.journal.segment import Entry, Journal
+from rha.report import Point
+from rha.wire.frames import BadFrame
+from rha.wire.messages import Gap, Heartbeat, Hello, Mark
+
+MERGE_RETRY_SECONDS = 10.0
+
+
+class Images:
+    """Everything may be called from any thread. Raises StorageError when something on disk is damaged or in use."""
+
+    def __init__(self, folder: Path, config: Config, journal: Journal, lock: threading.RLock) -> None:
+        """Closed; `resume` opens them. `lock` is the replica's."""
+        self.folder, self._config, self._journal, self._lock = folder, config, journal, lock
+        self.applied_state = catalog.load_stream(folder)
+        self._redo_until = self.applied_state.position  # below it the images may be behind the saved state
+        self._files = ImageFiles(
+            folder, journal, lock, on_frame=self._on_applied_frame, keep_bytes=int(config.journal_keep)
+        )
+        self.guard: guard.Guard | None = None
+        self._idle = threading.Condition(lock)  # announces changes of the fields below
+        self._is_busy = False  # somebody closes and opens the images
+        self._merge_failure: str | None = None
+        self._merge_at = 0.0  # monotonic; no merge before it
+        self.is_retired = False
+
+    # Opening and closing --------------------------------------------------------------------------------------
+
+    def resume(self, *, retired: bool) -> None:
+        """After a start: opens the images, unless a substitute has them. Raises StorageError."""
+        self.is_retired = retired
+        self.guard = guard.load(self.folder, self.base_specs())
+        if not retired:
+            self.open()
+
+    def base_specs(self) -> list[ImageSpec]:
+        """The images in the order of the scenario's disks."""
+        form = self._config.image_format
+        return [ImageSpec(d.name, self.folder / "images" / f"{d.name}.{form}", form) for d in self.applied_state.disks]
+
+    def specs(self) -> list[ImageSpec]:
+        """What is written to: the images, or the overlays that guard them."""
+        bases = self.base_specs()
+        return [guard.overlay_of(spec) for spec in bases] if self.guard and not self.guard.on_base else bases
+
+    def open(self) -> None:
+        """Raises StorageError."""
+        (self.folder / "images").mkdir(exist_ok=True, mode=0o700)
+        for spec, disk in zip(self.base_specs(), self.applied_state.disks, strict=True):
+            if not spec.path.exists() and disk.phase == "new":
+                formats.create(spec.path, disk.bytes, self._config.image_format)
+        self._files.open(self.specs())
+
+    def open_first(self, state: StreamState) -> None:
+        """Creates the images. What cannot be made now is made at the next greeting: nothing is noted before.
+
+        Raises StorageError.
+        """
+        before = self.applied_state
+        self.applied_state = state
+        try:
+            self.open()
+            catalog.save_stream(self.folder, state)
+        except RhaError:
+            self._files.close()
+            self.applied_state = before
+            raise
+
+    def grow(self, sizes: Sequence[int]) -> None:
+        """Makes what is written to as long as the master's disks are now. Raises StorageError, images as they were or
+        longer."""
+        with self._alone():
+            self._files.close()
+            try:
+                for spec, size in zip(self.specs(), sizes, strict=True):
+                    formats.grow(spec.path, size, spec.format)
+            finally:
+                self.open()
+
+    def end(self) -> None:
+        """Finishes the batch at hand, writes the checkpoint, lets go of the images for good.
+
+        Raises StorageError when that did not go well.
+        """
+        with self._alone():
+            self.is_retired = True
+            try:
+                self._files.close()
+            finally:
+                self._files.end()
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Closing and opening belong to one thread at a time; the others wait here."""
+        with self._idle:
+            self._idle.wait_for(lambda: not self._is_busy)
+            self._is_busy = True
+        try:
+            yield
+        finally:
+            self._now_idle()
+
+    def _now_idle(self) -> None:
+        with self._idle:
+            self._is_busy = False
+            self._idle.notify_all()
+        self._files.notify()
+
+    # Applying -------------------------------------------------------------------------------------------------
+
+    def _on_applied_frame(self, entry: Entry) -> None:
+        """In the applier's thread, once everything before the frame is in the images."""
+        with self._lock:
+            if entry.position < self.applied_state.position:
+                return  # redone after a crash; the saved state knows it already
+            message = decode(entry.header, entry.payload)
+            state = fold(self.applied_state, entry.header, message, redo=True)
+            self.applied_state = msgspec.structs.replace(state, position=entry.next_position)
+            catalog.save_stream(self.folder, self.applied_state)
+
+    @property
+    def applied(self) -> Checkpoint:
+        """How far the images are (not always flushed)."""
+        return self._files.applied
+
+    def durable(self, position: int) -> None:
+        """Lets the applier go on to here; never raises what it died of."""
+        self._files.durable(position)
+
+    def wait_applied(self, position: int, timeout: float | None = None) -> bool:
+        """Waits for images that hold everything below a journal position; also while they are closed for a merge.
+
+        Raises what the applier died of, StateError when a substitute VM has the images.
+        """
+        self._await_open(timeout)
+        return self._files.wait_applied(position, timeout)
+
+    def _await_open(self, timeout: float | None = None) -> None:
+        if not self._files.wait_open(lambda: self.is_retired or not self._is_busy, timeout):
+            cause = f"a substitute VM has the disks of {self.folder.name}, or a merge failed"
+            raise StateError("the images are closed", cause=cause, hint="rha status")
+
+    def apply_all(self, timeout: float) -> bool:
+        """Applies everything durable, whether images are open or not yet; a failed applier is tried once more. False
+        when the time (seconds) is over. Raises StorageError."""
+        with self._alone():
+            if self._files.failure():
+                self._files.mend(self.specs())
+            elif not self._files.is_open:
+                self.open()
+        return self.wait_applied(self._journal.durable, timeout)
+
+    def read(self, disk: int, offset: int, length: int) -> bytes:
+        """Bytes of an image as it is now; waits while the images are closed for a merge.
+
+        Raises BadFrame when the range is not on the disk, StateError when a substitute VM has the images.
+        """
+        disks = self.applied_state.disks
+        if not 0 <= disk < len(disks) or offset + length > disks[disk].bytes:
+            raise BadFrame("a range that the disk does not have", cause=f"{length} bytes at {offset} of disk {disk}")
+        while True:
+            self._await_open()
+            if (found := self._files.read(disks[disk].name, offset, length)) is not None:
+                return found
+
+    # What the images show -------------------------------------------------------------------------------------
+
+    def why_not_consistent(self) -> str | None:
+        """The reason why the images are, as they stand, no state of the master; None when they are one."""
+        with self._lock:
+            state, applied = self.applied_state, self.applied
+            if applied.position < self._redo_until:
+                return "what was not yet on stable storage before a crash is applied again"
+            if state.next_lsn is not None or applied.lsn > state.floor:
+                state = msgspec.structs.replace(state, next_lsn=applied.lsn)
+            return state.why_not_consistent()
+
+    def point(self, heard: list[Heartbeat]) -> Point | None:
+        """The consistent point that can be booted now: the images as they are, else the guarded one; None when there is
+        neither. Its time is the master's: every write submitted before it is in the images. `heard`: heartbeats that
+        the images may have passed since."""
+        with self._lock:
+            if self.why_not_consistent():
+                return self.guard.point if self.guard else None
+            moment = self.applied.time_ns / 1e9
+            for beat in heard:
+                if self.applied.lsn >= beat.captured_lsn:
+                    moment = max(moment, beat.time)
+            return Point(lsn=self.applied.lsn, time=moment)
+
+    def failure(self) -> str | None:
+        """What the applier or a merge died of, as a sentence."""
+        return self._files.failure() or self._merge_failure
+
+    # Guarding the last consistent point -----------------------------------------------------------------------
+
+    def is_guard_due(self, message: Message, durable: StreamState) -> bool:
+        """Must the images be guarded before this frame is taken, since it may end their consistency?"""
+        if not isinstance(message, Gap | Mark | Hello) or not durable.disks:
+            return False
+        with self._alone():  # a merge ends the guard, and then a new one is due
+            pass
+        if self.guard:
+            return self.guard.on_base
+        return durable.why_not_consistent() is None  # else the images show no point that could be kept
+
+    def begin_guard(self, point: Point) -> None:
+        """Closes the images, lays overlays over them, and goes on with these. Raises StorageError."""
+        with self._alone():
+            self._files.close()
+            guarded = guard.Guard(point=point)
+            try:
+                guard.begin(self.folder, self.base_specs(), guarded)
+                with self._lock:
+                    self.guard = guarded
+            finally:
+                self.open()
+
+    def tend(self, durable: StreamState, sync_ended: int) -> None:
+        """Beside the stream: replaces a failed applier when it is time; ends the guard once the images are consistent
+        without it, come past the end of the sync (`sync_ended`: journal position). Cheap when there is nothing."""
+        with self._lock:
+            if self._is_busy or self.is_retired:
+                return
+            if self._files.is_mending_due():
+                self._beside("mend", lambda: self._files.mend(self.specs()))
+            elif self._is_guard_over(durable, sync_ended) and time.monotonic() >= self._merge_at:
+                self._beside("merge", self._merge)
+
+    def _is_guard_over(self, durable: StreamState, sync_ended: int) -> bool:
+        if self.guard is None or self.guard.on_base or self._files.failure():
+            return False
+        # The images may be consistent still because they lag: they must have come past the end of the sync.
+        applied = self.applied.position if self._files.is_open else 0
+        return not (durable.why_not_consistent() or applied < sync_ended or self.why_not_consistent())
+
+    def _beside(self, name: str, act: Callable[[], None]) -> None:
+        """Does it alone, in a thread of its own. The lock is held."""
+        self._is_busy = True
+
+        def run() -> None:
+            try:
+                with contextlib.suppress(RhaError):  # kept: `failure` names it
+                    act()
+            finally:
+                self._now_idle()
+
+        threading.Thread(target=run, name=f"{name}-{self.folder.name}", daemon=True).start()
+
+    def _merge(self) -> None:
+        self._files.close()
+        try:
+            guard.merge(self.folder, self.base_specs())
+            with self._lock:
+                self.guard, self._merge_failure = None, None
+        except RhaError as error:  # overlay and base together are consistent still, and go on
+            self._merge_failure = str(error).replace("\n", "; ")
+            self._merge_at = time.monotonic() + MERGE_RETRY_SECONDS
+        self.open()
+
+    # Handing the images to a substitute ------------------------------------------------------------------------
+
+    def retire(self) -> None:
+        """Opens no more by itself; a merge that runs is waited for."""
+        with self._alone():
+            self.is_retired = True
+
+    def give_up(self, floor: int) -> tuple[list[ImageSpec], StreamState | None]:
+        """Closes the images for a substitute. Returns those that show `point()`, in the order of the disks: in the
+        middle of a sync the guarded ones, and the half of a sync is dropped; then also what the stream is from now on.
+        `floor`: the LSN that the durable stream has come to. Raises StorageError."""
+        with self._alone():
+            self._files.close()  # without the lock: the applier may need it for its last frame
+            stale = None
+            with self._lock:
+                if self.guard and not self.guard.on_base and self.why_not_consistent():
+                    stale = self._declare_stale(floor)
+                    self.guard = guard.drop(self.folder, self.base_specs(), self.guard)
+            return self.specs(), stale
+
+    def _declare_stale(self, floor: int) -> StreamState:
+        """The images are not where the journal is any more: whatever the master says next, they must be compared."""
+        disks = tuple(msgspec.structs.replace(disk, phase="stale", why="") for disk in self.applied_state.disks)
+        position = self._journal.durable
+        self.applied_state = StreamState(floor=floor, position=position, disks=disks)
+        catalog.save_stream(self.folder, self.applied_state)
+        self._files.declare(Checkpoint(position=position, lsn=floor, time_ns=self.applied.time_ns))
+        return self.applied_state
+
+    def restore(self) -> None:
+        """The substitute is gone. Raises StorageError."""
+        with self._alone():
+            self.is_retired = False
+            if not self._files.is_open and self.applied_state.disks:
+                self.open()

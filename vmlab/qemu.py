@@ -1,0 +1,86 @@
+"""The words of a QEMU command line. Pure: a machine's description in, words out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vmlab import disk as disks
+from vmlab.disk import Disk
+from vmlab.network import Card
+
+HOT_PORTS = 4  # for virtio and NVMe disks that are attached later
+KERNEL_WORDS = "root=LABEL=rha-lab ro console=ttyS0 loglevel=4 mitigations=off systemd.show_status=0 net.ifnames=0"
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """One machine. `system`: qcow2 overlay of the base image, `tree`: the disk mounted at /opt/rha."""
+
+    name: str
+    accelerator: str
+    memory_mib: int
+    cpus: int
+    kernel: Path
+    initrd: Path
+    system: Path
+    tree: Path
+    console: Path
+    disks: tuple[Disk, ...]
+    cards: tuple[Card, ...]
+
+
+def words(hardware: Hardware, agent: int, monitor: int) -> list[str]:
+    """The whole command. `agent`, `monitor`: numbers of connected sockets that the process inherits."""
+    threads = ",thread=multi" if hardware.accelerator == "tcg" else ""
+    return [
+        *("setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64"),  # never outlives us, however we end
+        *("-name", hardware.name, "-nodefaults", "-no-user-config", "-display", "none", "-M", "q35"),
+        *("-accel", hardware.accelerator + threads, "-cpu", "max"),  # numpy wants more than TCG's default CPU
+        *("-m", str(hardware.memory_mib), "-smp", str(hardware.cpus)),
+        *("-kernel", str(hardware.kernel), "-initrd", str(hardware.initrd), "-append", KERNEL_WORDS),
+        *("-serial", f"file:{hardware.console}", "-device", "virtio-rng-pci"),
+        *("-chardev", f"socket,id=monitor,fd={monitor}", "-mon", "chardev=monitor,mode=control"),
+        *("-chardev", f"socket,id=agent,fd={agent}", "-device", "virtio-serial-pci"),
+        *("-device", "virtserialport,chardev=agent,name=rha.lab"),
+        *("-device", "virtio-scsi-pci,id=scsi"),
+        *_ports(),
+        *_system(hardware),
+        *_disks(hardware.disks),
+        *_cards(hardware.cards),
+    ]
+
+
+def _ports() -> list[str]:
+    ports = (f"pcie-root-port,id=hot{i},chassis={i + 1}" for i in range(HOT_PORTS))
+    return [word for port in ports for word in ("-device", port)]
+
+
+def _system(hardware: Hardware) -> list[str]:
+    system = disks.node(Disk("system", hardware.system), "qcow2")
+    tree = disks.node(Disk("tree", hardware.tree, read_only=True))
+    found = []
+    for node in (system, tree):
+        name = node["node-name"]
+        found += ["-blockdev", json.dumps(node), "-device", f"virtio-blk-pci,drive={name},serial={name}"]
+    return found
+
+
+def _disks(all_disks: Sequence[Disk]) -> list[str]:
+    found, ahci = [], 0
+    for disk in all_disks:
+        place = None
+        if disk.bus == "ahci":
+            place, ahci = f"ide.{ahci}", ahci + 1
+        found += ["-blockdev", json.dumps(disks.node(disk)), "-device", json.dumps(disks.device(disk, place))]
+    return found
+
+
+def _cards(cards: Sequence[Card]) -> list[str]:
+    found = []
+    for i, card in enumerate(cards):
+        network = f"user,id=net{i}" if card.tap is None else f"tap,id=net{i},fd={card.tap}"
+        found += ["-netdev", network, "-device", f"virtio-net-pci,netdev=net{i},mac={card.mac},romfile="]
+    return found
