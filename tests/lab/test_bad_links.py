@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable
 
 import pytest
-from lab import MIB, Disk, Engine, Lab, run, wait_for
-from proxy import Proxy
-from writers import RawWriter
 
+from proof.lab import MIB, Disk, Engine, Lab, run, wait_for
+from proof.proxy import Proxy
+from proof.writers import RawWriter
 from rha.wire.frames import FrameType
 
 pytestmark = pytest.mark.root

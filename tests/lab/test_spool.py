@@ -8,11 +8,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from lab import MIB, Disk, Engine, Lab, run, wait_for
-from proxy import Proxy
 from test_bad_links import assert_nothing_lost, go_straight
-from writers import RawWriter
 
+from proof.lab import MIB, Disk, Engine, Lab, run, wait_for
+from proof.proxy import Proxy
+from proof.writers import RawWriter
 from rha.wire.frames import FrameType
 
 pytestmark = pytest.mark.root
