@@ -86,6 +86,10 @@ class Capture:
             self.ring.next(self.ring.bytes, target)
         self.ring.release(self.ring.cursor)
 
+    def second_reader(self) -> Ring:
+        """Another reader of the ring, with a cursor of its own. Raises OSError."""
+        return Ring(self._fds["ring"], self.ring.bytes)
+
     def misfit(self) -> Misfit | None:
         """The reason why these pins do not fit the scenario's devices any more, or None. A device that has grown fits
         while its bitmap has room: see `grow`."""
