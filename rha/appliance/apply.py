@@ -9,6 +9,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 
 from rha.appliance import checkpoint as checkpoints
@@ -234,12 +236,8 @@ class Applier:
     def _write(self, reached: Checkpoint) -> None:
         """Writes the batch out, then tells how far the images are."""
         found, data = self._batch.reduce()
-        for extent in found:
-            writer = self._writers[extent.disk]
-            if extent.kind == extents.ZEROS:
-                writer.zero(extent.offset, extent.length)
-            else:
-                writer.write(extent.offset, data[extent.data : extent.data + extent.length])
+        for disk, mine in groupby(found, attrgetter("disk")):
+            self._writers[disk].write_batch(list(mine), data)
         for writer in self._writers:
             writer.drain()
         self._batch.clear()
