@@ -103,6 +103,13 @@ def fold(state: StreamState, header: Header, message: Message, *, redo: bool = F
     return state
 
 
+def state_at(state: StreamState, lsn: int) -> StreamState:
+    """A folded state where only data frames up to `lsn` have followed since."""
+    if state.next_lsn is not None or lsn > state.floor:
+        return msgspec.structs.replace(state, next_lsn=lsn)
+    return state
+
+
 def _begin_generation(state: StreamState, hello: Hello) -> StreamState:
     if hello.generation == state.generation:
         return _grow(state, hello)

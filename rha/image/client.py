@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,6 +21,7 @@ DEPTH = 64  # requests in flight per connection; QEMU's server works on 16 of th
 # Measured over 256 KiB to 32 MiB: from 1 MiB on no faster, and the server allocates a buffer per request.
 WRITE_BYTES = 1 << 20
 ZERO_BYTES = 1 << 30  # the wire's length field has 32 bits
+STATUS_BYTES = 1 << 31  # the wire's length field has 32 bits
 WAIT_MS = 1000
 
 Start = Callable[[Callable[[Any], int]], object]
@@ -32,6 +33,7 @@ class _Link:
     def __init__(self, socket: Path, export: str) -> None:
         self.handle: Any = nbd.NBD()
         self.handle.set_export_name(export)
+        self.handle.add_meta_context(nbd.CONTEXT_BASE_ALLOCATION)
         self.in_flight = 0
         try:
             self.handle.connect_unix(str(socket))
@@ -181,13 +183,46 @@ class ImageReader(_Image):
 
     def read_into(self, offset: int, buffer: bytearray | memoryview) -> None:
         """Fills the buffer from a byte offset. Raises StorageError."""
+        self.fetch(offset, buffer)
+        self.drain()
+
+    def fetch(self, offset: int, buffer: bytearray | memoryview) -> None:
+        """Starts filling the buffer; it is filled after `drain`. Raises StorageError, for earlier requests too."""
         view = memoryview(buffer).cast("B")
         self._check_range("read", offset, len(view))
         for at in range(0, len(view), WRITE_BYTES):
             piece = nbd.Buffer.from_buffer(view[at : at + WRITE_BYTES])
             link = self._link()
             self._start(link, "read", offset + at, _read(link.handle, piece, offset + at))
-        self.drain()
+
+    def used(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
+        """The parts (offset, length) of a range that do not surely read as zeros, ascending. Raises StorageError."""
+        self._check_range("map", offset, length)
+        end = offset + length
+        while offset < end:
+            for count, is_zero in self._status(offset, min(end - offset, STATUS_BYTES)):
+                count = min(count, end - offset)
+                if count and not is_zero:
+                    yield offset, count
+                offset += count
+
+    def _status(self, offset: int, length: int) -> list[tuple[int, bool]]:
+        """Lengths from an offset on, and whether they read as zeros: the server's answer may be shorter or longer."""
+        found: list[tuple[int, bool]] = []
+
+        def take(_context: str, _offset: int, rows: list[int], _error: object) -> int:
+            found.extend((rows[at], bool(rows[at + 1] & nbd.STATE_ZERO)) for at in range(0, len(rows), 2))
+            return 0
+
+        handle = self._links[0].handle
+        if not handle.can_meta_context(nbd.CONTEXT_BASE_ALLOCATION):
+            return [(length, False)]
+        try:
+            handle.block_status(length, offset, take)
+        except nbd.Error as error:
+            self._note("map", offset, error.errnum, error.string)
+            self._raise_failure()
+        return found or [(length, False)]
 
 
 def read_only_export(name: str) -> str:

@@ -79,6 +79,11 @@ def grow(path: Path, size: int, format: str) -> None:
     _run("resize", ["-q", "-f", format, str(path), str(size)], path)
 
 
+def overlay_on_nbd(path: Path, socket: Path, export: str) -> None:
+    """Makes a qcow2 whose unwritten parts come from an NBD server on a unix socket. Raises StorageError."""
+    _make(path, ["-f", "qcow2", "-b", f"nbd+unix:///{export}?socket={socket.absolute()}", "-F", "raw"], [])
+
+
 def info(path: Path) -> ImageInfo:
     """Describes an image, one that is in use too. Raises StorageError."""
     return msgspec.json.decode(_run("info", ["-U", "--output=json", str(path)], path), type=ImageInfo)
