@@ -3,7 +3,7 @@ PYTHON := .venv/bin/python
 STAMP := build/venv.stamp
 C_SOURCES := $(wildcard csrc/*.c csrc/*.h csrc/*.py)
 
-.PHONY: deps venv check test sanitize demo bench proof clean
+.PHONY: deps venv check test sanitize demo bench proof vmlab clean
 
 deps:
 	@packaging/install-deps.sh
@@ -35,6 +35,10 @@ bench: venv
 
 proof: venv
 	@$(PYTHON) -m proof
+
+# What needs a Debian machine of its own: device stacks, dm-log-writes, the life of devices, reboots. SCENE= picks one.
+vmlab: venv
+	$(PYTHON) -m vmlab $(SCENE)
 
 clean:
 	rm -rf build .venv *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

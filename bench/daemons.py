@@ -15,8 +15,8 @@ from statistics import median
 from bench import figures as f
 from bench.lab import MEMORY, capture, fill, loop_device, sparse_device
 from bench.process import MIB, PeakMemory, cpu_seconds, resident_bytes
+from proof.lab import Engine, Lab, environment, wait_for
 from rha.capture import bpf, pins
-from tests.lab.lab import Engine, Lab, environment, wait_for
 
 STATUS_RUNS = 20
 IDLE_SECONDS = 5

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench import figures as f
 from bench.lab import MEMORY, fill, loop_device
-from tests.lab.lab import Engine, Lab
+from proof.lab import Engine, Lab
 
 STEPS = 5
 SECONDS = 6

@@ -18,7 +18,7 @@ import numpy as np
 from bench import figures as f
 from bench.lab import loop_device
 from bench.ways import CAPTURED, NAMES, SHIPPED, WITHOUT, Ways, acknowledging_lab, first_sync
-from tests.lab.lab import Lab, run
+from proof.lab import Lab, run
 
 ROUNDS = 5
 SECONDS = 5

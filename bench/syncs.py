@@ -13,9 +13,9 @@ from pathlib import Path
 from bench import figures as f
 from bench.lab import MEMORY, fill, loop_device
 from bench.process import cpu_seconds
+from proof.lab import Engine, Lab, run, wait_for
 from rha.image import formats
 from rha.image.storage_daemon import ImageSpec, StorageDaemon
-from tests.lab.lab import Engine, Lab, run, wait_for
 
 ROUNDS = 3
 DISK_BYTES = 2 << 30

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from bench.lab import MEMORY, drained
 from bench.process import cpu_seconds
+from proof.lab import Engine, Lab, wait_for
 from rha.capture import bpf, pins
 from rha.capture.capture import Capture
 from rha.capture.device import lookup
-from tests.lab.lab import Engine, Lab, wait_for
 
 WITHOUT, CAPTURED, SHIPPED = "without", "captured", "shipped"
 NAMES = (WITHOUT, CAPTURED, SHIPPED)

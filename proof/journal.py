@@ -48,7 +48,7 @@ class Frame(NamedTuple):
 
 class Change(NamedTuple):
     """One captured operation: `data` for a write, None for what reads as zeros afterwards; a flush has length 0.
-    LSNs: of its ring header, and of the byte after it."""
+    LSNs: of its ring header, and of the byte after it. `flags`: RHA_FLAG_* of csrc/record.h."""
 
     lsn: int
     end_lsn: int
@@ -56,6 +56,7 @@ class Change(NamedTuple):
     offset: int
     length: int
     data: memoryview | None
+    flags: int = 0
 
 
 def frames(folder: Path, start: int = 0) -> Iterator[Frame]:
@@ -119,12 +120,12 @@ def changes(frame: Frame) -> Iterator[Change]:
 
 def _change(run: memoryview, at: int, length: int, lsn: int, following: int) -> Change:
     begin = at + _RING_HEADER.size
-    sector, count, disk, op, _, _ = _RECORD.unpack_from(run, begin)
+    sector, count, disk, op, flags, _ = _RECORD.unpack_from(run, begin)
     data = run[begin + _RECORD.size : begin + length]
     if not WRITE <= op <= FLUSH or len(data) != (count if op == WRITE else 0):
         raise BadJournal(f"operation {op} of {count} bytes with {len(data)} bytes of data at LSN {lsn + at}")
     count = 0 if op == FLUSH else count
-    return Change(lsn + at, lsn + following, disk, sector * 512, count, data if op == WRITE else None)
+    return Change(lsn + at, lsn + following, disk, sector * 512, count, data if op == WRITE else None, flags)
 
 
 def resync_range(frame: Frame) -> tuple[int, int, memoryview | None]:

@@ -41,6 +41,7 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         self.weather = Weather()
+        self.refuses = False  # new connections end at once
         self.cuts = 0
         self.damaged = 0
         self.connections = 0
@@ -66,6 +67,9 @@ class Proxy:
         with contextlib.suppress(OSError):  # the listener was closed: the end
             while True:
                 near, _ = self._listener.accept()
+                if self.refuses:
+                    near.close()
+                    continue
                 try:
                     far = socket.create_connection(("127.0.0.1", self._target))
                 except OSError:

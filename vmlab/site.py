@@ -18,7 +18,7 @@ from rha.errors import StateError, VmError
 from vmlab.machine import Machine
 
 HOST = "10.0.2.2"  # this host's loopback, as QEMU's user network shows it to a machine
-ORDERED_SECONDS = 300.0
+ORDERED_SECONDS = 600.0
 APPLIED_SECONDS = 60.0
 EVERY_SECONDS = 0.1
 _ASK = "/opt/rha/bin/python /opt/rha/vmlab/ask.py"
@@ -139,7 +139,7 @@ class Master:
         return self.wait("ordered", timeout)
 
     def wait(self, what: str, timeout: float) -> dict[str, Any]:
-        """Until the engine's report is `ordered`, `unordered` or another of vmlab/ask.py's; the report then."""
+        """Until the engine's report is `ordered` or another of vmlab/ask.py's words; the report then."""
         answer = self.machine.call("bash", "-c", f"{_ASK} {self.name} {what} {timeout}", timeout=timeout + 30)
         if answer.code != 0:
             raise VmError(
@@ -147,6 +147,10 @@ class Master:
                 cause=answer.stdout.decode() + answer.stderr.decode() + "\n" + self.log(),
             )
         return dict(json.loads(answer.stdout))
+
+    def history(self) -> list[dict[str, Any]]:
+        """All changes of state, oldest first: what `rha history` says."""
+        return list(json.loads(self.machine.run("rha", "history", self.name, "--json", "--last", 10000)))
 
     def wait_applied(self) -> None:
         """Until the appliance's images hold everything that it acknowledged."""

@@ -16,8 +16,14 @@ from rha.capture import bpf, shared
 ROOT = bpf.BPFFS / "rha"
 
 MAPS = ("ring", "state", "counters", "dirty", "pending", "continuation")
-PROGRAMS = ("on_queue", "on_complete", "on_error")
-LINKS = {"link_queue": ("on_queue", "block_bio_queue"), "link_error": ("on_error", "block_rq_error")}
+PROGRAMS = ("on_queue", "on_remap", "on_complete", "on_error", "on_bio_complete")
+# In this order: whatever begins under the probe is also seen to end.
+LINKS = {
+    "link_error": ("on_error", "block_rq_error"),
+    "link_bio_complete": ("on_bio_complete", "block_bio_complete"),
+    "link_remap": ("on_remap", "block_bio_remap"),
+    "link_queue": ("on_queue", "block_bio_queue"),
+}
 
 
 def folder(scenario: str) -> Path:

@@ -20,7 +20,6 @@ from typing import Any
 from rha import hashing
 from rha.capture import shared
 from rha.capture.capture import Capture
-from rha.capture.drain import drain
 from rha.engine.compare import Answered, Comparer, runs
 from rha.engine.outbox import Bulk, Insert, Outbox
 from rha.engine.state import Method, Resync
@@ -153,7 +152,7 @@ class Round(threading.Thread):
 
     def _drain_all(self) -> None:
         for disk in self.plan.disks:
-            drain(self._capture.devices[disk])
+            self._capture.drain(disk, self._check)
 
     def _close_window(self) -> None:
         """What completed inside the window is read once more. Everything sent so far must have arrived first, or its

@@ -17,6 +17,7 @@ from datetime import datetime
 import rha
 from rha.capture.capture import Capture
 from rha.capture.ring import Region
+from rha.engine.backlog import Backlog
 from rha.engine.compression import LineRate, Packer
 from rha.engine.disks import Loss
 from rha.engine.feed import Feed
@@ -73,6 +74,7 @@ class Session:
         sock: ssl.SSLSocket,
         scenario: Scenario,
         capture: Capture,
+        backlog: Backlog,
         *,
         report: Callable[[], object],
         look: Callable[[], list[Loss]],
@@ -85,7 +87,8 @@ class Session:
         self._link: Link | None = None
         self.outbox = Outbox()
         self.progress = Progress()
-        self._feed = Feed(capture, self.outbox, look, on_loss)
+        self._backlog = backlog
+        self._feed = Feed(capture, backlog, self.outbox, look, on_loss)
         self._credit = Allowance()
         self._packer = Packer(scenario.link.compression, [])
         self._bucket, self._turns, self._line = Bucket(), Turns(), LineRate()
@@ -93,7 +96,7 @@ class Session:
         self._unacknowledged: deque[tuple[int, Bulk | Insert]] = deque()
         self._next_heartbeat = self._next_tick = self._next_look = 0.0
         self._stopped = False
-        self.forget_loss = self._feed.forget_loss
+        self.forget_loss, self.are_gaps_known = self._feed.forget_loss, self._feed.are_gaps_known
 
     # Handshake ------------------------------------------------------------------------------------------------
 
@@ -109,7 +112,7 @@ class Session:
             scenario=to_plain(self._scenario),
             host=socket.gethostname(),
             generation=capture.generation,
-            first_lsn=capture.lsn_base + capture.ring.consumer if capture.lsn_base else 0,
+            first_lsn=self._backlog.first_lsn,
             disks=[
                 DiskHello(name=disk.name, bytes=device.bytes)
                 for disk, device in zip(self._scenario.disk, capture.devices, strict=True)

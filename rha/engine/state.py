@@ -30,6 +30,7 @@ LOSES_RANGES = {
     "resized": "the device has another size, beyond what the running probe can follow",
     "shrunk": "the device has become smaller than its image",
     "removed": "the device is gone",
+    "spool-lost": "what was spooled could not be read back",
     "image-unknown": "the appliance's image belongs to another moment of this disk",
     "image-new": "the appliance's image is new",
 }
