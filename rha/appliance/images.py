@@ -177,14 +177,6 @@ class Images:
 
         Raises what the applier died of, StateError when a substitute VM has the images.
         """
-<<<<<<< HEAD
-        while True:
-            self._await_open(timeout)
-            try:
-                return self._files.wait_applied(position, timeout)
-            except StateError:  # closed while it waited; `_await_open` tells a merge from what does not end
-                continue
-=======
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             self._await_open(timeout)
@@ -194,7 +186,6 @@ class Images:
             except StateError:  # closed meanwhile, for a merge perhaps: then there will be another applier
                 if self.is_retired:
                     raise
->>>>>>> main
 
     def _await_open(self, timeout: float | None = None) -> None:
         if not self._files.wait_open(lambda: self.is_retired or not self._is_busy, timeout):
