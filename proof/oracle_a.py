@@ -25,7 +25,7 @@ from proof.stamp import SequenceRule, StampWriter
 from proof.writers import FileWriter
 
 MEMORY = Path("/dev/shm")
-KEEP_ALL = 'journal_keep = "1TiB"\n'
+KEEP_ALL = 'window = "30d"\nwindow_bytes = "1TiB"\n'
 
 Judge = Callable[[int, Replay], str | None]  # (cut LSN, its images) → the reason why they are no state of the master
 
