@@ -174,6 +174,7 @@ def test_appliance_whose_disk_stands_still_stays_in_touch(lab: Lab) -> None:
     config = lab.folder / "appliance.toml"
     config.write_text(config.read_text().replace(str(lab.appliance.store), str(store / "store")))
     lab.appliance.store = store / "store"
+    lab.stack.callback(lab.appliance.kill)  # before the store is unmounted
     lab.appliance.start()
     engine = lab.engine([disk.path], ring="64MiB", link=QUICK)
     engine.start()
