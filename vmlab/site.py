@@ -143,7 +143,7 @@ class Master:
         answer = self.machine.call("bash", "-c", f"{_ASK} {self.name} {what} {timeout}", timeout=timeout + 30)
         if answer.code != 0:
             raise VmError(
-                f"{self.name} is not {what} after {timeout:.0f} s",
+                f"{self.name} is not {what}, within {timeout:.0f} s",
                 cause=answer.stdout.decode() + answer.stderr.decode() + "\n" + self.log(),
             )
         return dict(json.loads(answer.stdout))
