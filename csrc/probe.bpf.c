@@ -30,7 +30,7 @@ static void *(*slice_dynptr)(void *ptr, u32 offset, u32 length) = (void *)203;
 #define CHUNK 4096
 #define MAX_CHUNKS 640             /* of one record: 1 MiB in whole pages is 256, with every page split in two 512 */
 #define RECORD_PAYLOAD (1u << 20)  /* longest payload of one record; a longer bio becomes several */
-#define MAX_PARTS 30               /* records of one bio: the kernel allows 33 tail calls, and one of them is kept for a loss */
+#define MAX_PARTS 32               /* records of one bio: of 33 tail calls one may come before (on_remap) and one after (on_queue_mark) */
 #define NO_WAKEUP 1 /* the reader polls: waking it costs more than the copy (2 us against 1) */
 
 BPF_PERCPU_ARRAY(cursors, struct cursor, 1);

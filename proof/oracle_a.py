@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from proof import filesystems, replay
 from proof.applied import AppliedImages
@@ -24,7 +25,7 @@ from proof.stamp import SequenceRule, StampWriter
 from proof.writers import FileWriter
 
 MEMORY = Path("/dev/shm")
-KEEP_ALL = 'journal_keep = "1TiB"\n'
+KEEP_ALL = 'window = "30d"\nwindow_bytes = "1TiB"\n'
 
 Judge = Callable[[int, Replay], str | None]  # (cut LSN, its images) → the reason why they are no state of the master
 
@@ -157,18 +158,28 @@ def differing_end(end: Replay, files: list[Path]) -> list[str]:
     ]
 
 
-def run_all(cuts: int, seed: int, say: Callable[[str], None]) -> list[Verdict]:
-    """All subjects, sharing about so many cuts."""
-    parts: list[tuple[float, Callable[[int], Verdict]]] = [
-        (0.35, lambda n: raw([48 * MIB], 8, n, seed)),
-        (0.2, lambda n: raw([24 * MIB, 24 * MIB], 6, n, seed + 1)),
-        (0.25, lambda n: file_system("ext4", 12, n, seed + 2)),
-        (0.1, lambda n: file_system("xfs", 12, n, seed + 3)),
-        (0.1, lambda n: file_system("btrfs", 12, n, seed + 4)),
+class Subject(NamedTuple):
+    """A load, and how many cuts it gets; `act(cuts)` records and judges it."""
+
+    name: str
+    cuts: int
+    act: Callable[[int], Verdict]
+
+    def judge(self, say: Callable[[str], None]) -> Verdict:
+        """Raises whatever kept it from its end."""
+        found = self.act(self.cuts)
+        counts = f"{found.cuts} cuts, {found.writes} writes, {len(found.failures)} failures"
+        say(f"{self.name}: {counts} in {found.seconds:.0f} s")
+        return found
+
+
+def subjects(cuts: int, seed: int) -> list[Subject]:
+    """All of them, sharing about so many cuts."""
+    parts: list[tuple[str, float, Callable[[int], Verdict]]] = [
+        ("raw", 0.4, lambda n: raw([48 * MIB], 10, n, seed)),
+        ("raw, 2 disks", 0.2, lambda n: raw([24 * MIB, 24 * MIB], 8, n, seed + 1)),
+        ("ext4", 0.22, lambda n: file_system("ext4", 12, n, seed + 2)),
+        ("xfs", 0.09, lambda n: file_system("xfs", 12, n, seed + 3)),
+        ("btrfs", 0.09, lambda n: file_system("btrfs", 12, n, seed + 4)),
     ]
-    found = []
-    for share, part in parts:
-        found.append(part(round(cuts * share)))
-        last = found[-1]
-        say(f"{last.subject}: {last.cuts} cuts in {last.seconds:.0f} s, {len(last.failures)} failures")
-    return found
+    return [Subject(name, -(-int(cuts * share * 100) // 100), act) for name, share, act in parts]

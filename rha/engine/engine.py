@@ -164,6 +164,10 @@ class Engine:
     def _on_tick(self) -> None:
         """About ten times a second, in the session's thread: look, decide, act."""
         with self._lock:
+            if self._session:
+                # Under the lock: a round forgets the losses of its disks, so no other thread may note one between this
+                # and its beginning.
+                self._session.announce_losses()
             if self._round is not None or time.monotonic() < self._hold_rounds_until:
                 return
             action = next_action(self.views(), 1 - self.backlog.used)

@@ -210,13 +210,16 @@ class Session:
         self._unacknowledged.append((self._seq, insert))
         insert.sent()
 
+    def announce_losses(self) -> None:
+        """Every loss of order that stands gets its GAP. In the session's thread."""
+        self._feed.announce_losses()
+
     # Time -----------------------------------------------------------------------------------------------------
 
     def _keep_time(self, link: Link) -> None:
         now = time.monotonic()
         if now >= self._next_tick:
             self._next_tick = now + 0.1
-            self._feed.announce_losses()
             self._on_tick()
         if now >= self._next_look:
             self._next_look = now + 1.0
@@ -224,7 +227,11 @@ class Session:
         if now >= self._next_heartbeat:
             self._next_heartbeat = now + self._scenario.link.heartbeat
             clock = time.time()  # before the position: what was captured until now is below it
-            beat = Heartbeat(time=clock, captured_lsn=self._feed.captured_lsn, report=self._report())  # type: ignore[arg-type]
+            captured = self._feed.captured_lsn
+            self.announce_losses()  # what was lost before `clock`: its GAP goes first where nothing else is to be sent
+            while insert := self._feed.due_insert():
+                self._send_insert(insert)
+            beat = Heartbeat(time=clock, captured_lsn=captured, report=self._report())  # type: ignore[arg-type]
             self._send_control(FrameType.HEARTBEAT, beat)
         silence = SILENCE * self._scenario.link.lost_after
         if now - link.last_heard > silence:
