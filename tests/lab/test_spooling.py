@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import random
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 from test_bad_links import assert_nothing_lost, go_straight
 
-from proof.lab import MIB, Disk, Engine, Lab, run, wait_for
+from proof.lab import MIB, RHA, Disk, Engine, Lab, run, wait_for
 from proof.proxy import Proxy
 from proof.writers import RawWriter
 from rha.wire.frames import FrameType
@@ -195,6 +196,11 @@ def test_spool_behind_a_loop_device_on_a_watched_disk_is_refused(lab: Lab) -> No
     engine.wait_ordered()
     assert any("cannot lie on a protected disk" in alarm for alarm in engine.report()["alarms"])
     assert not (place / "spool").exists()
+    checked = subprocess.run(
+        [*RHA, "scenario", "check", engine.scenario_file, "--here"], capture_output=True, text=True
+    )
+    assert checked.returncode == 7
+    assert "cannot lie on a protected disk" in checked.stderr
     engine.unload()
 
 
