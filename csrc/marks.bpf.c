@@ -97,18 +97,21 @@ static inline void mark_disk(struct rha_state *s, u32 disk, struct range *r) {
  * verifier follow 1024 rounds for each way here, more than half a million steps in all.) */
 static inline void mark_watched(struct rha_state *s, struct range *r) {
   struct { u32 count, first, second, pad; } hits = {};
+  /* Unrolled: else the compiler lets the loop's end fall through to its head, which the verifier of 6.1 refuses as a back-edge. */
+#pragma unroll
   for (u32 i = 0; i < RHA_MAX_DISKS; i++) {
     struct rha_disk *d = &s->disk[i];
-    if (!is_hit(d, r)) continue;
-    if (hits.count == 0) {
-      hits.first = i;
-    } else if (hits.count == 1) {
-      hits.second = i;
-    } else {
-      d->all_dirty = 1;
-      if (!r->only_tracked) lose(d, i, r->reason);
+    if (is_hit(d, r)) {
+      if (hits.count == 0) {
+        hits.first = i;
+      } else if (hits.count == 1) {
+        hits.second = i;
+      } else {
+        d->all_dirty = 1;
+        if (!r->only_tracked) lose(d, i, r->reason);
+      }
+      hits.count++;
     }
-    hits.count++;
   }
   if (hits.count == 0) return;
   READ(&hits, sizeof(hits), &hits); /* the same numbers, which the verifier now takes for unknown: one way from here */
