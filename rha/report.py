@@ -58,6 +58,15 @@ class LinkReport(msgspec.Struct, kw_only=True):
     waits: str = ""
 
 
+class SpoolReport(msgspec.Struct, kw_only=True):
+    """The master's spool. `why`: what it does now, as a sentence."""
+
+    path: str
+    bytes: int
+    used_bytes: int
+    why: str
+
+
 class VmReport(msgspec.Struct, kw_only=True):
     """The substitute VM of a scenario that failed over."""
 
@@ -94,5 +103,6 @@ class Report(msgspec.Struct, kw_only=True):
     peer: str = ""
     connected: bool = False
     link: LinkReport | None = None
+    spool: SpoolReport | None = None
     vm: VmReport | None = None
     alarms: list[str] = []

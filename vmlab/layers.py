@@ -21,7 +21,8 @@ _BUS_NAMES = {"virtio": "virtio-blk", "scsi": "virtio-scsi", "nvme": "NVMe", "ah
 @dataclass(frozen=True)
 class Stack:
     """`name` as the table shows it, `key` short and fit for file names. `disks`: (name, bytes, bus) of the emulated
-    disks it stands on. `build` and `remove` are bash scripts; `top` the device that carries the file system."""
+    disks it stands on. `build` and `remove` are bash scripts, `remove` empty where nothing is layered; `top` the device
+    that carries the file system."""
 
     name: str
     key: str
@@ -30,6 +31,11 @@ class Stack:
     build: str
     remove: str
     top: str
+
+    @property
+    def is_layered(self) -> bool:
+        """The top is a device of its own, above the disks."""
+        return bool(self.remove)
 
     @property
     def mount_point(self) -> str:
@@ -51,7 +57,7 @@ def on_whole_disks() -> list[Stack]:
 def _whole(bus: Bus, fs: FileSystem) -> Stack:
     name = f"{bus}-{fs}"
     return Stack(
-        f"{_BUS_NAMES[bus]} disk, {fs}", name, fs, ((name, DISK_BYTES[fs], bus),), "true", "true", by_id(bus, name)
+        f"{_BUS_NAMES[bus]} disk, {fs}", name, fs, ((name, DISK_BYTES[fs], bus),), "true", "", by_id(bus, name)
     )
 
 
@@ -71,7 +77,7 @@ def _partition(bus: Bus, fs: FileSystem) -> Stack:
         fs,
         ((name, DISK_BYTES[fs], bus),),
         build,
-        "true",
+        "",
         f"{disk}-part2",
     )
 

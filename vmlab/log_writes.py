@@ -11,13 +11,11 @@ appliance then shows as its consistent point. Compared are three images: the log
 replay of the journal to the LSN (proof/replay.py), and the appliance's own applier stopped there (proof/applied.py).
 Besides, at every write with FUA in the stream the file system must be sound after its journal's replay.
 
-`python -m vmlab.log_writes` prints the figures.
+`python -m vmlab log-writes` prints the figures.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -27,7 +25,7 @@ from pathlib import Path
 from demo import product
 from proof import filesystems, journal, replay
 from proof.applied import AppliedImages
-from rha.errors import RhaError, StateError
+from rha.errors import StateError
 from vmlab import disk
 from vmlab.machine import Machine
 from vmlab.site import Master, Site
@@ -55,6 +53,16 @@ class Verdict:
     fua_points: int = 0
     records: int = 0
     failures: list[str] = field(default_factory=list)
+
+    def table(self) -> dict[str, str]:
+        """Name → figure, as it is printed; every failure has a line of its own."""
+        figures = {
+            "marks compared": str(self.marks),
+            "writes in the log": str(self.log_writes),
+            "records in the stream": str(self.records),
+            "FUA points checked": str(self.fua_points),
+        }
+        return figures | {f"failure {i + 1}": failure for i, failure in enumerate(self.failures)}
 
 
 @dataclass(frozen=True)
@@ -228,18 +236,3 @@ def _check_file_systems(
         verdict.fua_points += 1
         if why:
             verdict.failures.append(f"{kind} at LSN {lsn}: {why}")
-
-
-def main() -> int:
-    """Exit code 0: nothing was found against rha; 1: something was."""
-    try:
-        verdict = run()
-    except RhaError as error:
-        print(error, file=sys.stderr)
-        return error.code
-    print(json.dumps(verdict.__dict__, indent=2))
-    return int(bool(verdict.failures))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

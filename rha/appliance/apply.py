@@ -9,13 +9,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
+from typing import Protocol
 
 from rha.appliance import checkpoint as checkpoints
 from rha.appliance.checkpoint import Checkpoint
 from rha.errors import StateError, StorageError
 from rha.image.client import ImageWriter
 from rha.journal import extents
+from rha.journal.extents import Extent
 from rha.journal.segment import Entry, Journal
 from rha.wire import frames
 from rha.wire.frames import FrameType
@@ -27,6 +31,17 @@ IDLE_SECONDS = 0.2  # quiet for this long counts as idle: no flush per frame und
 KEEP_BYTES = 1 << 30
 
 OnFrame = Callable[[Entry], None]
+
+
+class Keeper(Protocol):
+    """Keeps what is needed to go back (rha.appliance.history.History)."""
+
+    def before_write(self, extents: Sequence[Extent]) -> None:
+        """These extents are about to be written. What it raises stops the applier."""
+
+    def after_checkpoint(self, saved: Checkpoint) -> int:
+        """The images are flushed and the checkpoint is written. Returns the journal position from which on the journal
+        must be kept, too."""
 
 
 def _ignore(_: Entry) -> None:
@@ -51,6 +66,7 @@ class Applier:
         checkpoint: Path,
         *,
         on_frame: OnFrame = _ignore,
+        keeper: Keeper | None = None,
         keep_bytes: int = KEEP_BYTES,
         name: str = "apply",
     ) -> None:
@@ -59,7 +75,7 @@ class Applier:
         Raises StorageError when checkpoint and journal contradict each other.
         """
         self._journal, self._writers, self._path = journal, list(writers), checkpoint
-        self._on_frame, self._keep_bytes = on_frame, keep_bytes
+        self._on_frame, self._keeper, self._keep_bytes = on_frame, keeper, keep_bytes
         self._saved = checkpoints.load(checkpoint)
         if not journal.first <= self._saved.position <= journal.durable:
             raise StorageError(
@@ -234,12 +250,10 @@ class Applier:
     def _write(self, reached: Checkpoint) -> None:
         """Writes the batch out, then tells how far the images are."""
         found, data = self._batch.reduce()
-        for extent in found:
-            writer = self._writers[extent.disk]
-            if extent.kind == extents.ZEROS:
-                writer.zero(extent.offset, extent.length)
-            else:
-                writer.write(extent.offset, data[extent.data : extent.data + extent.length])
+        if self._keeper and found:
+            self._keeper.before_write(found)
+        for disk, mine in groupby(found, attrgetter("disk")):
+            self._writers[disk].write_batch(list(mine), data)
         for writer in self._writers:
             writer.drain()
         self._batch.clear()
@@ -259,7 +273,8 @@ class Applier:
         checkpoints.save(self._path, self._applied)
         self._saved = self._applied
         self._dirty_since, self._dirty_bytes = None, 0
-        self._journal.trim(max(0, self._saved.position - self._keep_bytes))
+        needed = self._keeper.after_checkpoint(self._saved) if self._keeper else self._saved.position
+        self._journal.trim(max(0, min(needed, self._saved.position - self._keep_bytes)))
 
 
 def _after(entry: Entry, before: Checkpoint) -> Checkpoint:

@@ -9,10 +9,19 @@ from typing import Literal
 import msgspec
 
 from rha import schema
+from rha.appliance.history import Limits
 from rha.control import local
-from rha.scenario import Size
+from rha.scenario import Duration, Name, Size
 from rha.scenario_check import absolute, address, positive
 from rha.schema import Clean, Mistake
+
+
+class ScenarioLimits(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """Another window for one scenario; what is not said is as for all."""
+
+    scenario: Name
+    window: Duration | None = None
+    window_bytes: Size | None = None
 
 
 class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
@@ -24,7 +33,10 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=Tr
     certificate: str
     key: str
     image_format: Literal["qcow2", "raw"] = "qcow2"
-    journal_keep: Size = Size(1 << 30)  # applied journal that stays, per scenario
+    window: Duration = Duration(86400)  # how far back every write is a point, per scenario
+    window_bytes: Size = Size(16 << 30)  # undo and journal for that, per scenario; the oldest points go first
+    reserve: Size = Size(1 << 30)  # stays free on the store's disk: below it points go, below half nothing is received
+    limits: list[ScenarioLimits] = []
     run_dir: str = msgspec.field(default_factory=lambda: str(local.RUN_DIR))  # control sockets
 
 
@@ -40,4 +52,23 @@ def rules(clean: Clean) -> Iterator[Mistake]:
     """What the types cannot say, about those values that have the right type."""
     yield from address(clean, "", "listen")
     yield from absolute(clean, "", "store", "ca", "certificate", "key", "run_dir")
-    yield from positive(clean, "", "journal_keep")
+    yield from positive(clean, "", "window", "window_bytes")
+    limits = clean.get("limits", [])
+    for index, table in enumerate(limits):
+        yield from positive(table, f"limits[{index}]", "window", "window_bytes")
+    names = ((f"limits[{i}].scenario", table["scenario"]) for i, table in enumerate(limits) if "scenario" in table)
+    yield from schema.repeated(names)
+
+
+def limits_of(config: Config, scenario: str) -> Limits:
+    """What is kept of one scenario."""
+    for own in config.limits:
+        if own.scenario == scenario:
+            break
+    else:
+        own = ScenarioLimits(scenario=scenario)
+    return Limits(
+        float(config.window if own.window is None else own.window),
+        int(config.window_bytes if own.window_bytes is None else own.window_bytes),
+        int(config.reserve),
+    )

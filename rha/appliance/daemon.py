@@ -19,6 +19,7 @@ import msgspec
 from rha.appliance.config import Config, load
 from rha.appliance.receive import Connection
 from rha.appliance.replica import Replica
+from rha.appliance.verbs import PointVerbs
 from rha.appliance.warden import Warden
 from rha.control import local
 from rha.errors import ConfigError, Exit, RhaError, StateError, StorageError
@@ -176,6 +177,10 @@ class Appliance:
         """`rha discard`. Raises StateError."""
         return {"sentence": self._warden(scenario).discard()}
 
+    def replica(self, scenario: str) -> Replica:
+        """Raises StateError when the scenario is not here."""
+        return self._warden(scenario).replica
+
     def _warden(self, scenario: str) -> Warden:
         with self._lock:
             if scenario not in self._wardens:
@@ -252,6 +257,7 @@ def run(config_path: Path) -> int:
         "status": lambda: msgspec.to_builtins(appliance.status()),
         "failover": appliance.failover,
         "discard": appliance.discard,
+        **PointVerbs(appliance.replica).handlers(),
     }
     try:
         with local.serve(Path(config.run_dir) / "appliance.sock", handlers):

@@ -30,10 +30,12 @@ _FILE = "guard.json"
 
 
 class Guard(msgspec.Struct, kw_only=True, frozen=True):
-    """The guarded point. `on_base`: there are no overlays, the images themselves show it."""
+    """The guarded point. `on_base`: there are no overlays, the images themselves show it. `position`: the journal
+    position that the point stands at."""
 
     point: Point
     on_base: bool = False
+    position: int = 0
 
 
 def load(folder: Path, bases: Sequence[ImageSpec]) -> Guard | None:
@@ -78,7 +80,7 @@ def end(folder: Path, bases: Sequence[ImageSpec]) -> None:
 
 def drop(folder: Path, bases: Sequence[ImageSpec], guard: Guard) -> Guard:
     """Drops what the overlays hold: the bases show the guarded point. Returns the guard that says so."""
-    dropped = Guard(point=guard.point, on_base=True)
+    dropped = Guard(point=guard.point, on_base=True, position=guard.position)
     catalog.save(folder / _FILE, dropped)
     _remove_overlays(bases)
     return dropped

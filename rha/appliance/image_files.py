@@ -17,6 +17,7 @@ from typing import TypeVar
 from rha.appliance import checkpoint
 from rha.appliance.apply import Applier, OnFrame
 from rha.appliance.checkpoint import Checkpoint
+from rha.appliance.history import History
 from rha.errors import RhaError, StateError
 from rha.image.storage_daemon import ImageReader, ImageSpec, ImageWriter, StorageDaemon
 from rha.journal.segment import Journal
@@ -29,10 +30,10 @@ class ImageFiles:
     """Open or closed; may be asked from any thread, opened and closed by one at a time. `lock` guards the fields."""
 
     def __init__(
-        self, folder: Path, journal: Journal, lock: threading.RLock, *, on_frame: OnFrame, keep_bytes: int
+        self, folder: Path, journal: Journal, lock: threading.RLock, *, on_frame: OnFrame, history: History
     ) -> None:
         """Closed at first. Raises StorageError when the checkpoint cannot be read."""
-        self._folder, self._journal, self._on_frame, self._keep_bytes = folder, journal, on_frame, keep_bytes
+        self._folder, self._journal, self._on_frame, self._history = folder, journal, on_frame, history
         self._checkpoint_path = folder / "checkpoint.json"
         # The storage daemon is killed by the kernel when the thread that started it ends, so one thread lives for that.
         self._keeper = ThreadPoolExecutor(1, thread_name_prefix=f"keeper-{folder.name}")
@@ -66,12 +67,14 @@ class ImageFiles:
         writers: list[ImageWriter] = []
         try:
             writers += [daemon.writer(spec.name) for spec in specs]
+            self._history.resume([daemon.reader(spec.name) for spec in specs])
             applier = Applier(
                 self._journal,
                 writers,
                 self._checkpoint_path,
                 on_frame=self._on_frame,
-                keep_bytes=self._keep_bytes,
+                keeper=self._history,
+                keep_bytes=0,
                 name=f"apply-{self._folder.name}",
             )
         except BaseException:
@@ -163,13 +166,20 @@ class ImageFiles:
 
     def read(self, name: str, offset: int, length: int) -> bytes | None:
         """Bytes of an image as it is now; None while the images are closed. Raises StorageError."""
+        return self._ask(name, lambda reader: reader.read(offset, length))
+
+    def used(self, name: str, offset: int, length: int) -> list[tuple[int, int]] | None:
+        """The parts that do not surely read as zeros; None while the images are closed. Raises StorageError."""
+        return self._ask(name, lambda reader: list(reader.used(offset, length)))
+
+    def _ask(self, name: str, question: Callable[[ImageReader], T]) -> T | None:
         with self._read_lock:
             daemon = self._daemon
             if daemon is None:
                 return None
             if name not in self._readers:
                 self._readers[name] = daemon.reader(name)
-            return self._readers[name].read(offset, length)
+            return question(self._readers[name])
 
     # Failing and going on -------------------------------------------------------------------------------------
 

@@ -8,16 +8,18 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
 from rha.appliance import catalog, guard
 from rha.appliance.checkpoint import Checkpoint
-from rha.appliance.config import Config
+from rha.appliance.config import Config, limits_of
+from rha.appliance.history import History
 from rha.appliance.image_files import ImageFiles
-from rha.appliance.stream import Message, StreamState, decode, fold
+from rha.appliance.spans import Change, follow, trimmed
+from rha.appliance.stream import Message, StreamState, decode, fold, state_at
 from rha.errors import RhaError, StateError
 from rha.image import formats
 from rha.image.storage_daemon import ImageSpec
@@ -37,9 +39,9 @@ class Images:
         self.folder, self._config, self._journal, self._lock = folder, config, journal, lock
         self.applied_state = catalog.load_stream(folder)
         self._redo_until = self.applied_state.position  # below it the images may be behind the saved state
-        self._files = ImageFiles(
-            folder, journal, lock, on_frame=self._on_applied_frame, keep_bytes=int(config.journal_keep)
-        )
+        self.history = History(folder / "undo", limits_of(config, folder.name), self._state_at)
+        self._files = ImageFiles(folder, journal, lock, on_frame=self._on_applied_frame, history=self.history)
+        self.changes: list[Change] = catalog.load(folder / "changes.json", list[Change]) or []
         self.guard: guard.Guard | None = None
         self._idle = threading.Condition(lock)  # announces changes of the fields below
         self._is_busy = False  # somebody closes and opens the images
@@ -53,8 +55,12 @@ class Images:
         """After a start: opens the images, unless a substitute has them. Raises StorageError."""
         self.is_retired = retired
         self.guard = guard.load(self.folder, self.base_specs())
+        self._open_history()
         if not retired:
             self.open()
+
+    def _open_history(self) -> None:
+        self.history.open([disk.bytes for disk in self.applied_state.disks], self.applied)
 
     def base_specs(self) -> list[ImageSpec]:
         """The images in the order of the scenario's disks."""
@@ -82,12 +88,24 @@ class Images:
         before = self.applied_state
         self.applied_state = state
         try:
+            self._open_history()
             self.open()
             catalog.save_stream(self.folder, state)
         except RhaError:
             self._files.close()
             self.applied_state = before
             raise
+
+    def grow(self, sizes: Sequence[int]) -> None:
+        """Makes what is written to as long as the master's disks are now. Raises StorageError, images as they were or
+        longer."""
+        with self._alone():
+            self._files.close()
+            try:
+                for spec, size in zip(self.specs(), sizes, strict=True):
+                    formats.grow(spec.path, size, spec.format)
+            finally:
+                self.open()
 
     def end(self) -> None:
         """Finishes the batch at hand, writes the checkpoint, lets go of the images for good.
@@ -100,6 +118,7 @@ class Images:
                 self._files.close()
             finally:
                 self._files.end()
+                self.history.close()
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -127,8 +146,22 @@ class Images:
                 return  # redone after a crash; the saved state knows it already
             message = decode(entry.header, entry.payload)
             state = fold(self.applied_state, entry.header, message, redo=True)
+            self._note_change(entry, state)
             self.applied_state = msgspec.structs.replace(state, position=entry.next_position)
             catalog.save_stream(self.folder, self.applied_state)
+
+    def _note_change(self, entry: Entry, state: StreamState) -> None:
+        changes = follow(self.changes, state, entry.header.lsn, entry.position, self.applied.time_ns / 1e9)
+        intervals = self.history.intervals
+        if intervals:
+            changes = trimmed(changes, intervals[0].head.start.lsn)
+        if changes != self.changes:
+            self.changes = changes
+            catalog.save(self.folder / "changes.json", changes)
+
+    def _state_at(self, saved: Checkpoint) -> StreamState:
+        with self._lock:
+            return state_at(self.applied_state, saved.lsn)
 
     @property
     def applied(self) -> Checkpoint:
@@ -144,8 +177,15 @@ class Images:
 
         Raises what the applier died of, StateError when a substitute VM has the images.
         """
-        self._await_open(timeout)
-        return self._files.wait_applied(position, timeout)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            self._await_open(timeout)
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            try:
+                return self._files.wait_applied(position, left)
+            except StateError:  # closed meanwhile, for a merge perhaps: then there will be another applier
+                if self.is_retired:
+                    raise
 
     def _await_open(self, timeout: float | None = None) -> None:
         if not self._files.wait_open(lambda: self.is_retired or not self._is_busy, timeout):
@@ -175,17 +215,22 @@ class Images:
             if (found := self._files.read(disks[disk].name, offset, length)) is not None:
                 return found
 
+    def used(self, disk: int, offset: int, length: int) -> list[tuple[int, int]]:
+        """The parts of a range of an image that do not surely read as zeros; as `read`."""
+        while True:
+            self._await_open()
+            if (found := self._files.used(self.applied_state.disks[disk].name, offset, length)) is not None:
+                return found
+
     # What the images show -------------------------------------------------------------------------------------
 
     def why_not_consistent(self) -> str | None:
         """The reason why the images are, as they stand, no state of the master; None when they are one."""
         with self._lock:
-            state, applied = self.applied_state, self.applied
+            applied = self.applied
             if applied.position < self._redo_until:
                 return "what was not yet on stable storage before a crash is applied again"
-            if state.next_lsn is not None or applied.lsn > state.floor:
-                state = msgspec.structs.replace(state, next_lsn=applied.lsn)
-            return state.why_not_consistent()
+            return self._state_at(applied).why_not_consistent()
 
     def point(self, heard: list[Heartbeat]) -> Point | None:
         """The consistent point that can be booted now: the images as they are, else the guarded one; None when there is
@@ -220,7 +265,8 @@ class Images:
         """Closes the images, lays overlays over them, and goes on with these. Raises StorageError."""
         with self._alone():
             self._files.close()
-            guarded = guard.Guard(point=point)
+            self.history.begin_now(self.applied)
+            guarded = guard.Guard(point=point, position=self.applied.position)
             try:
                 guard.begin(self.folder, self.base_specs(), guarded)
                 with self._lock:
@@ -287,6 +333,7 @@ class Images:
             with self._lock:
                 if self.guard and not self.guard.on_base and self.why_not_consistent():
                     stale = self._declare_stale(floor)
+                    self.history.take_back(self.guard.position, self.applied)
                     self.guard = guard.drop(self.folder, self.base_specs(), self.guard)
             return self.specs(), stale
 
@@ -296,8 +343,15 @@ class Images:
         position = self._journal.durable
         self.applied_state = StreamState(floor=floor, position=position, disks=disks)
         catalog.save_stream(self.folder, self.applied_state)
+        self._note_stale(position, floor)
         self._files.declare(Checkpoint(position=position, lsn=floor, time_ns=self.applied.time_ns))
         return self.applied_state
+
+    def _note_stale(self, position: int, floor: int) -> None:
+        if self.changes and not self.changes[-1].why:
+            why = "the half of a sync was dropped for a failover"
+            self.changes.append(Change(position=position, lsn=floor, time=self.applied.time_ns / 1e9, why=why))
+            catalog.save(self.folder / "changes.json", self.changes)
 
     def restore(self) -> None:
         """The substitute is gone. Raises StorageError."""

@@ -72,6 +72,8 @@ class Intake:
         if self._has_hole(hello):
             # The master no longer has what comes next. Its LSNs begin anew above all it has, and are compared.
             return self._welcome(host, known=False, floor=hello.first_lsn)
+        if any(now.bytes > disk.bytes for disk, now in zip(self.state.disks, hello.disks, strict=False)):
+            self._grow(hello)
         if not known and hello.first_lsn > self.state.lsn:
             self._begin_generation(hello, raw)  # without the lock: it waits for the applier, which takes it
         catalog.save_scenario(self._folder, scenario)
@@ -118,7 +120,7 @@ class Intake:
         causes = [
             f"{known.name} of {known.bytes} bytes here, {now.name} of {now.bytes} bytes on the master"
             for known, now in zip(self.state.disks, hello.disks, strict=False)
-            if known.name != now.name or known.bytes != now.bytes
+            if known.name != now.name or known.bytes > now.bytes
         ]
         if not causes and self.state.disks and len(self.state.disks) != len(hello.disks):
             causes = [f"{len(self.state.disks)} images here, {len(hello.disks)} disks on the master"]
@@ -138,6 +140,18 @@ class Intake:
         self._journal.append([raw])
         self.state = state
         self.commit()
+
+    def _grow(self, hello: Hello) -> None:
+        """Disks of the master have grown. The images grow before the journal says so: a crash between leaves them
+        longer than they need to be."""
+        self._guard_before(hello)
+        self._images.grow([disk.bytes for disk in hello.disks])
+        if hello.generation == self.state.generation:
+            raw = frames.control(FrameType.HELLO, hello, lsn=self.state.lsn)
+            state = fold(self.state, frames.decode_header(raw[: frames.HEADER_BYTES]), hello)
+            self._journal.append([raw])
+            self.state = state
+            self.commit()
 
     # Frames ---------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,8 @@ Folder of a scenario, below the store:
     journal/         the durable stream                checkpoint.json  where redo begins
     images/DISK.qcow2                                  run/             sockets of the storage daemon
     guard.json       a consistent point is kept below overlays (guard.py)
+    undo/            old content, for points (undo.py)  changes.json     when the images were consistent, and when not
+    bookmarks.json   points with names                  points/          overlays of the points that are open
 
 The journal side is intake.py, the image side images.py. Threads: `welcome`, `take` and `commit` belong to the one
 connection that holds the scenario; the applier has its own; everything else may be called from any thread.
@@ -20,6 +22,7 @@ from pathlib import Path
 from rha.appliance.config import Config
 from rha.appliance.images import Images
 from rha.appliance.intake import SPOOL_BYTES, Intake
+from rha.appliance.pointkeeper import PointKeeper
 from rha.image.storage_daemon import ImageSpec
 from rha.journal.segment import Journal
 from rha.report import Point, Report
@@ -39,6 +42,7 @@ class Replica:
         self._journal = Journal.open(folder / "journal")
         self._images = Images(folder, config, self._journal, self._lock)
         self._intake = Intake(folder, self._journal, self._images, self._lock, self.point)
+        self.points = PointKeeper(folder, self._journal, self._images)
         self.is_connected = False
         self.peer = ""
         if self._intake.state.disks:
@@ -49,6 +53,7 @@ class Replica:
     def close(self) -> None:
         """Everything stopped and on disk. Raises StorageError when the images could not be closed well."""
         try:
+            self.points.close_all()
             self._images.end()
         finally:
             self._journal.close()
@@ -149,6 +154,9 @@ class Replica:
         Raises BadFrame when the range is not on the disk, StateError when a substitute VM has the images.
         """
         return self._images.read(disk, offset, length)
+
+    def disk_names(self) -> list[str]:
+        return [disk.name for disk in self._intake.state.disks]
 
     def disk_bytes(self, disk: int) -> int:
         """Size of a disk; 0 when there is no such disk."""

@@ -69,15 +69,19 @@ class Disks:
                 self._need[disk] = need
                 if need in ("full", "compare"):
                     self._suspect(disk, "image-new" if need == "full" else "image-unknown")
-                trusted = self._capture.is_trusted(disk)
-                self._ordered[disk] = (
-                    need == "nothing" and trusted and self._capture.mode(disk) == shared.MODE_DATA and disk not in gone
-                )
+                self._ordered[disk] = need == "nothing" and disk not in gone and self._misses_nothing(disk)
                 if self._ordered[disk]:
                     self._cause[disk] = None
-                elif need == "nothing" and not trusted:  # the appliance does not know yet
+                elif need == "nothing" and disk not in gone:  # the appliance does not know yet
                     cause = self._cause[disk]
                     self._losses.setdefault(disk, Loss(disk, cause.reason if cause else "image-unknown", 0))
+
+    def _misses_nothing(self, disk: int) -> bool:
+        """The stream holds all that the appliance does not. Marked ranges say no, even in data mode: a round had begun,
+        which forgets the gap, and the link broke before the appliance had heard of gap or mark."""
+        capture = self._capture
+        in_data_mode = capture.mode(disk) == shared.MODE_DATA
+        return capture.is_trusted(disk) and in_data_mode and not capture.dirty_bytes(disk)
 
     def _suspect(self, disk: int, reason: str) -> None:
         """The bits stand for less than this image lacks."""

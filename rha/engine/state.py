@@ -30,11 +30,18 @@ LOSES_RANGES = {
     "resized": "the device has another size, beyond what the running probe can follow",
     "shrunk": "the device has become smaller than its image",
     "removed": "the device is gone",
+    "spool-lost": "what was spooled could not be read back",
     "image-unknown": "the appliance's image belongs to another moment of this disk",
     "image-new": "the appliance's image is new",
 }
 GROWN = "grown"  # ranges known: the new part is marked
-REASONS = {**KEEPS_RANGES, **LOSES_RANGES, GROWN: "the device has grown"}
+SPOOL_MOVED = "spool-moved"  # ranges known: those of the spool
+REASONS = {
+    **KEEPS_RANGES,
+    **LOSES_RANGES,
+    GROWN: "the device has grown",
+    SPOOL_MOVED: "the spool on this disk is another file, or lies elsewhere",
+}
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from rha.capture.capture import Capture
 from rha.engine.compare import Comparer
 from rha.engine.session import Session
 from rha.errors import StateError
-from rha.sync.blocks import DiskReader
+from rha.sync.blocks import BLOCK_BYTES, DiskReader
 from rha.sync.plan import pieces
+from rha.units import show_bytes
 
 PASSES = 4  # over what still differs, for writes that were on their way
 PAUSE_SECONDS = 1.0
@@ -55,7 +56,7 @@ class Verification:
     def _compare(self, suspects: set[Block] | None) -> set[Block]:
         found: set[Block] = set()
         for disk, device in enumerate(self._capture.devices):
-            wanted = None if suspects is None else sorted(block for at, block in suspects if at == disk)
+            wanted = self._wanted(disk) if suspects is None else sorted(block for at, block in suspects if at == disk)
             with DiskReader(device.path, check=self._check) as reader:
                 for piece in pieces(_runs_of(wanted, self._capture.blocks(disk)), device.bytes):
                     self._check()
@@ -64,6 +65,12 @@ class Verification:
                     found |= self._take(reader, all=False)
                 found |= self._take(reader, all=True)
         return found
+
+    def _wanted(self, disk: int) -> list[int] | None:
+        """All blocks but those of a spool, which the image does not follow; None: all."""
+        spared = self._capture.spared_blocks(disk)
+        left_out = {block for first, count in spared for block in range(first, first + count)}
+        return [block for block in range(self._capture.blocks(disk)) if block not in left_out] if spared else None
 
     def _take(self, reader: DiskReader, *, all: bool) -> set[Block]:
         found: set[Block] = set()
@@ -81,7 +88,8 @@ class Verification:
                 device.bytes,
             )
         ]
-        compared = sum(device.bytes for device in self._capture.devices)
+        spared = sum(count for i in range(len(names)) for _, count in self._capture.spared_blocks(i)) * BLOCK_BYTES
+        compared = sum(device.bytes for device in self._capture.devices) - spared
         if not ranges:
             sentence = "disk and image are equal" + ("" if quiet else "; writes went on, so not at one single moment")
         elif quiet:
@@ -95,7 +103,7 @@ class Verification:
             "differing": ranges if quiet else [],
             "busy": [] if quiet else ranges,
             "busy_ranges": 0 if quiet else len(ranges),
-            "sentence": sentence,
+            "sentence": f"{sentence} (but for the spool of {show_bytes(spared)} on it)" if spared else sentence,
         }
 
 

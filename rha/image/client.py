@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,11 +16,14 @@ import nbd
 
 from rha.errors import StorageError
 from rha.hashing import Buffer
+from rha.image.direct import DirectFile
+from rha.journal.extents import ZEROS, Extent
 
 DEPTH = 64  # requests in flight per connection; QEMU's server works on 16 of them at a time
 # Measured over 256 KiB to 32 MiB: from 1 MiB on no faster, and the server allocates a buffer per request.
 WRITE_BYTES = 1 << 20
 ZERO_BYTES = 1 << 30  # the wire's length field has 32 bits
+STATUS_BYTES = 1 << 31  # the wire's length field has 32 bits
 WAIT_MS = 1000
 
 Start = Callable[[Callable[[Any], int]], object]
@@ -32,6 +35,7 @@ class _Link:
     def __init__(self, socket: Path, export: str) -> None:
         self.handle: Any = nbd.NBD()
         self.handle.set_export_name(export)
+        self.handle.add_meta_context(nbd.CONTEXT_BASE_ALLOCATION)
         self.in_flight = 0
         try:
             self.handle.connect_unix(str(socket))
@@ -131,9 +135,34 @@ class _Image:
 class ImageWriter(_Image):
     """Writes one image. A failed writer stays failed: what was not written is not known, so it must be redone."""
 
-    def __init__(self, socket: Path, name: str, *, connections: int = 2) -> None:
-        """Connects to the writable export `name`. Raises StorageError."""
+    def __init__(self, socket: Path, name: str, *, connections: int = 2, direct: DirectFile | None = None) -> None:
+        """Connects to the writable export `name`. `direct`: the image's file, for what needs no daemon; closed with the
+        writer. Raises StorageError."""
         super().__init__(socket, name, name=name, connections=connections)
+        self._direct = direct
+
+    def write_batch(self, batch: Sequence[Extent], data: memoryview) -> None:
+        """Starts writing extents of this image that do not overlap, after everything started before. `data` as for
+        `write`. Raises StorageError, for earlier requests too."""
+        self.drain()
+        done = self._write_directly(batch, data) if self._direct else [0] * len(batch)
+        for extent, written in zip(batch, done, strict=True):
+            if extent.kind == ZEROS:
+                self.zero(extent.offset, extent.length)
+            elif written < extent.length:
+                rest = data[extent.data + written : extent.data + extent.length]
+                self.write(extent.offset + written, rest)
+
+    def _write_directly(self, batch: Sequence[Extent], data: memoryview) -> list[int]:
+        assert self._direct is not None
+        for extent in batch:
+            self._check_range("write", extent.offset, extent.length)
+        try:
+            return self._direct.write(batch, data)
+        except OSError as error:
+            self._note("write", None, error.errno or errno.EIO, f"{error.strerror} at {error.filename}")
+            self._raise_failure()
+            raise
 
     def write(self, offset: int, buffer: Buffer) -> None:
         """Starts writing at a byte offset. The buffer must not change until `drain` or `flush`; writes that overlap
@@ -151,6 +180,8 @@ class ImageWriter(_Image):
     def zero(self, offset: int, length: int) -> None:
         """Starts making a range read as zeros; it takes no space where the format can do that. Raises StorageError."""
         self._check_range("zero", offset, length)
+        if self._direct:
+            self._direct.zeroed(offset, length)
         for at in range(offset, offset + length, ZERO_BYTES):
             link = self._link()
             self._start(link, "zero", at, _zero(link.handle, min(ZERO_BYTES, offset + length - at), at))
@@ -160,10 +191,22 @@ class ImageWriter(_Image):
         self.drain()
         # The server says that one flush covers the writes of all connections (multi-conn), else there is only one.
         try:
+            if self._direct:
+                self._direct.sync()
             self._links[0].handle.flush()
+            if self._direct:
+                self._direct.flushed()
         except nbd.Error as error:
             self._note("flush", None, error.errnum, error.string)
             self._raise_failure()
+        except OSError as error:
+            self._note("flush", None, error.errno or errno.EIO)
+            self._raise_failure()
+
+    def close(self) -> None:
+        super().close()
+        if self._direct:
+            self._direct.close()
 
 
 class ImageReader(_Image):
@@ -181,13 +224,46 @@ class ImageReader(_Image):
 
     def read_into(self, offset: int, buffer: bytearray | memoryview) -> None:
         """Fills the buffer from a byte offset. Raises StorageError."""
+        self.fetch(offset, buffer)
+        self.drain()
+
+    def fetch(self, offset: int, buffer: bytearray | memoryview) -> None:
+        """Starts filling the buffer; it is filled after `drain`. Raises StorageError, for earlier requests too."""
         view = memoryview(buffer).cast("B")
         self._check_range("read", offset, len(view))
         for at in range(0, len(view), WRITE_BYTES):
             piece = nbd.Buffer.from_buffer(view[at : at + WRITE_BYTES])
             link = self._link()
             self._start(link, "read", offset + at, _read(link.handle, piece, offset + at))
-        self.drain()
+
+    def used(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
+        """The parts (offset, length) of a range that do not surely read as zeros, ascending. Raises StorageError."""
+        self._check_range("map", offset, length)
+        end = offset + length
+        while offset < end:
+            for count, is_zero in self._status(offset, min(end - offset, STATUS_BYTES)):
+                count = min(count, end - offset)
+                if count and not is_zero:
+                    yield offset, count
+                offset += count
+
+    def _status(self, offset: int, length: int) -> list[tuple[int, bool]]:
+        """Lengths from an offset on, and whether they read as zeros: the server's answer may be shorter or longer."""
+        found: list[tuple[int, bool]] = []
+
+        def take(_context: str, _offset: int, rows: list[int], _error: object) -> int:
+            found.extend((rows[at], bool(rows[at + 1] & nbd.STATE_ZERO)) for at in range(0, len(rows), 2))
+            return 0
+
+        handle = self._links[0].handle
+        if not handle.can_meta_context(nbd.CONTEXT_BASE_ALLOCATION):
+            return [(length, False)]
+        try:
+            handle.block_status(length, offset, take)
+        except nbd.Error as error:
+            self._note("map", offset, error.errnum, error.string)
+            self._raise_failure()
+        return found or [(length, False)]
 
 
 def read_only_export(name: str) -> str:

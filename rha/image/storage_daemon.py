@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, Self
 
 from rha.errors import HostError, StorageError
 from rha.image.client import ImageReader, ImageWriter, read_only_export
+from rha.image.direct import DirectFile
 from rha.image.formats import last_words
 from rha.image.qmp import Qmp
 
@@ -46,10 +47,12 @@ class StorageDaemon:
     that lives as long as the daemon is needed. A killed daemon loses what was not flushed and leaks clusters at worst.
     """
 
-    def __init__(self, images: Sequence[ImageSpec], folder: Path) -> None:
-        """`folder`: for nbd.sock, qmp.sock, pid and log; one scenario's own. Nothing is started yet."""
+    def __init__(self, images: Sequence[ImageSpec], folder: Path, *, as_files: bool = False) -> None:
+        """`folder`: for nbd.sock, qmp.sock, pid and log; one scenario's own. `as_files`: each image is a raw file
+        there, `file_of` (FUSE), instead of an NBD export. Nothing is started yet."""
         self.images = list(images)
         self.folder = folder
+        self._as_files = as_files
         self.socket = folder / "nbd.sock"
         self._pidfile = folder / "storage-daemon.pid"
         self._log = folder / "storage-daemon.log"
@@ -62,6 +65,8 @@ class StorageDaemon:
         Raises StorageError when an image is missing, damaged or in use, HostError when the program is missing.
         """
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for image in self.images if self._as_files else ():
+            self.file_of(image.name).touch()
         _await_end_of_previous(self._pidfile)
         self.socket.unlink(missing_ok=True)
         with _listener(self.folder / "qmp.sock") as listener, self._log.open("wb") as log:
@@ -81,7 +86,9 @@ class StorageDaemon:
         words += ["--chardev", f"socket,id=qmp,fd={qmp_file},server=on,wait=off", "--monitor", "chardev=qmp"]
         words += ["--nbd-server", _json(addr={"type": "unix", "path": str(self.socket)}, **{"max-connections": 0})]
         for number, image in enumerate(self.images):
-            words += _image_words(f"image{number}", image)
+            node = f"image{number}"
+            words += _image_words(node, image)
+            words += _file_words(node, self.file_of(image.name)) if self._as_files else _nbd_words(node, image.name)
         return [*words, "--pidfile", str(self._pidfile)]
 
     def _not_started(self) -> StorageError:
@@ -108,6 +115,10 @@ class StorageDaemon:
                 "the storage daemon does not answer", cause=str(error), hint=f"see {self._log}"
             ) from error
 
+    def file_of(self, name: str) -> Path:
+        """Where an image is a raw file; valid iff `as_files`."""
+        return self.folder / f"{name}.raw"
+
     @property
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
@@ -117,8 +128,15 @@ class StorageDaemon:
         return self._process is not None and self._process.poll() is None
 
     def writer(self, name: str, *, connections: int = 2) -> ImageWriter:
-        """A writer of one image. Raises StorageError."""
-        return ImageWriter(self.socket, name, connections=connections)
+        """A writer of one image, the only one while it lives. Raises StorageError."""
+        image = next((image for image in self.images if image.name == name), None)
+        direct = DirectFile.open(image.path, image.format) if image else None
+        try:
+            return ImageWriter(self.socket, name, connections=connections, direct=direct)
+        except StorageError:
+            if direct:
+                direct.close()
+            raise
 
     def reader(self, name: str) -> ImageReader:
         """A reader of one image. Raises StorageError."""
@@ -166,17 +184,27 @@ def _json(**words: Any) -> str:
 
 
 def _image_words(node: str, image: ImageSpec) -> list[str]:
-    """Options for one image and its two exports. JSON, because a path may hold commas.
+    """Options for one image. JSON, because a path may hold commas.
 
     detect-zeroes stays off: it scans every write, and zeros reach us as such (discards, write-zeroes, sync ranges).
     """
     file = {"driver": "file", "filename": str(image.path.absolute()), "aio": "threads", "discard": "unmap"}
     top = _json(driver=image.format, file=file, discard="unmap", **{"node-name": node})
-    words = ["--blockdev", top]
-    for suffix, name, writable in (("rw", image.name, True), ("ro", read_only_export(image.name), False)):
+    return ["--blockdev", top]
+
+
+def _nbd_words(node: str, image: str) -> list[str]:
+    words: list[str] = []
+    for suffix, name, writable in (("rw", image, True), ("ro", read_only_export(image), False)):
         export = {"type": "nbd", "id": f"{node}-{suffix}", "node-name": node, "name": name, "writable": writable}
         words += ["--export", _json(**export)]
     return words
+
+
+def _file_words(node: str, path: Path) -> list[str]:
+    """A raw file in the file system (FUSE), writable: a file system's own recovery goes into the overlay."""
+    export = {"type": "fuse", "id": f"{node}-file", "node-name": node, "mountpoint": str(path.absolute())}
+    return ["--export", _json(**export, writable=True)]
 
 
 def _listener(path: Path) -> socket.socket:

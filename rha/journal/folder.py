@@ -7,11 +7,13 @@ import itertools
 import os
 import re
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from rha import hashing
 from rha.errors import StorageError
+from rha.hashing import Buffer
 
 MARK_NAME = "durable"
 _MARK = struct.Struct("<QQ")  # position, XXH3-64 of its eight bytes
@@ -71,6 +73,25 @@ def segments(folder: Path) -> list[Segment]:
                 segment.path, end - segment.start, f"ends at {end:#x}; the next begins at {following.start:#x}"
             )
     return found
+
+
+def pwrite_all(file: int, parts: Sequence[Buffer], offset: int) -> None:
+    """Writes all of the parts, one behind the other, at a file offset. Raises OSError."""
+    views = [memoryview(part).cast("B") for part in parts if len(part)]
+    while views:
+        written = os.pwritev(file, views, offset)
+        offset += written
+        views = _after(views, written)
+
+
+def _after(views: list[memoryview], written: int) -> list[memoryview]:
+    """What is left of the parts after a short write."""
+    left = []
+    for view in views:
+        if written < len(view):
+            left.append(view[written:])
+        written = max(0, written - len(view))
+    return left
 
 
 class DurableMark:

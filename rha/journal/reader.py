@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from rha.errors import StorageError
 from rha.journal.folder import Segment, damaged
 from rha.wire import frames
 
@@ -45,6 +46,44 @@ def entries(segment: Segment, start: int, limit: int) -> Iterator[Entry]:
                 raise damaged(segment.path, start - segment.start, f"{error.what}: {error.cause}") from error
             yield entry
             start = entry.next_position
+    finally:
+        os.close(file)
+
+
+class Place(NamedTuple):
+    """A frame of the journal by its checked header. `segment`: where its bytes are."""
+
+    position: int
+    header: frames.Header
+    segment: Segment
+    next_position: int
+
+    def entry(self) -> Entry:
+        """The whole frame, checked. Raises StorageError when it is damaged or no longer kept."""
+        try:
+            return next(entries(self.segment, self.position, self.position + 1))
+        except OSError as error:
+            raise StorageError(
+                "a part of the journal is gone", cause=f"{self.segment.path}: {error.strerror}"
+            ) from error
+
+
+def places(segment: Segment, start: int, limit: int) -> Iterator[Place]:
+    """The frames of one segment by their headers, those that begin in [start, limit).
+
+    Raises StorageError when a header is damaged.
+    """
+    file = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        while start < limit:
+            offset = start - segment.start
+            try:
+                header = frames.decode_header(os.pread(file, frames.HEADER_BYTES, offset))
+            except frames.BadFrame as error:
+                raise damaged(segment.path, offset, f"{error.what}: {error.cause}") from error
+            place = Place(start, header, segment, start + frames.HEADER_BYTES + header.length)
+            yield place
+            start = place.next_position
     finally:
         os.close(file)
 

@@ -14,8 +14,8 @@ from typing import Self
 from rha.errors import StorageError
 from rha.hashing import Buffer
 from rha.journal import reader
-from rha.journal.folder import DurableMark, Segment, damaged, lock, segment_path, segments
-from rha.journal.reader import Entry
+from rha.journal.folder import DurableMark, Segment, damaged, lock, pwrite_all, segment_path, segments
+from rha.journal.reader import Entry, Place
 from rha.wire import frames
 
 SEGMENT_BYTES = 256 << 20
@@ -140,11 +140,7 @@ class Journal:
             with self._sync_lock:
                 self._add_segment(self._end)
             start = self._end
-        offset = self._end - start
-        while views:
-            written = os.pwritev(self._file, views, offset)
-            offset += written
-            views = _after(views, written)
+        pwrite_all(self._file, views, self._end - start)
 
     def _not_written(self, error: OSError) -> StorageError:
         """Takes the half-written frame away again; the journal is broken when even that fails."""
@@ -202,6 +198,11 @@ class Journal:
 
         Raises StorageError when the position is no longer kept or a frame is damaged.
         """
+        for segment, first, end in self._spans(start, limit):
+            yield from reader.entries(segment, first, end)
+
+    def _spans(self, start: int, limit: int | None) -> list[tuple[Segment, int, int]]:
+        """The parts of segments between two positions: (segment, first, end)."""
         with self._lock:
             limit = self._end if limit is None else min(limit, self._end)
             kept = list(self._segments)
@@ -211,8 +212,15 @@ class Journal:
             )
         at = bisect.bisect_right(kept, start, key=lambda segment: segment.start) - 1
         ends = [segment.start for segment in kept[1:]] + [limit]
-        for segment, end in zip(kept[at:], ends[at:], strict=True):
-            yield from reader.entries(segment, max(start, segment.start), min(end, limit))
+        return [
+            (segment, max(start, segment.start), min(end, limit))
+            for segment, end in zip(kept[at:], ends[at:], strict=True)
+        ]
+
+    def scan(self, start: int, limit: int | None = None) -> Iterator[Place]:
+        """As `read`, without the payloads, whose checksums are not looked at: `Place.entry` reads one."""
+        for segment, first, end in self._spans(start, limit):
+            yield from reader.places(segment, first, end)
 
     def trim(self, before: int) -> int:
         """Removes the segments that lie wholly before the position; returns `first` after it.
@@ -246,13 +254,3 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _after(views: list[memoryview], written: int) -> list[memoryview]:
-    """What is left of the parts after a short write."""
-    left = []
-    for view in views:
-        if written < len(view):
-            left.append(view[written:])
-        written = max(0, written - len(view))
-    return left

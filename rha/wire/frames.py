@@ -63,6 +63,9 @@ class FrameType(IntEnum):
     END = 20  # a resync ended: in write order from here
     HASHES = 32  # engine: digests of blocks, to be compared with the image
     DIFFERS = 33  # appliance: which of these blocks differ
+    INTERVAL = 64  # undo file only: what the images were when it began
+    UNDO_TABLE = 65  # undo file only: ranges whose old content follows
+    UNDO_DATA = 66  # undo file only: that content
 
 
 # What may be compressed. Its raw length is a multiple of 8 anyway, so no padding hides inside.

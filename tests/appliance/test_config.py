@@ -16,14 +16,14 @@ store = "images"
 certificate = "/etc/rha/a.pem"
 key = 7
 image_format = "qcow"
-journal_keep = "0B"
+window = "0s"
 journal_kept = "1GiB"
 """
 
 
 def test_sample_shows_the_defaults() -> None:
     found = config.load(SAMPLE)
-    assert (found.listen, found.image_format, found.journal_keep) == ("0.0.0.0:7420", "qcow2", 1 << 30)
+    assert (found.listen, found.image_format, found.window) == ("0.0.0.0:7420", "qcow2", 86400)
     assert found.store == "/var/lib/rha"
 
 
@@ -47,6 +47,6 @@ def test_all_mistakes_at_once(tmp_path: Path) -> None:
         "image_format",
         "listen",
         "store",
-        "journal_keep",
+        "window",
     ]
     assert found[3] == "image_format: 'qcow' is none of qcow2, raw; did you mean qcow2?"

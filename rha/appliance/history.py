@@ -1,0 +1,322 @@
+"""The window of points: intervals of undo, oldest first, and how long they are kept.
+
+An interval begins at a checkpoint, so redo after a crash never begins before the last one; its undo file then already
+knows what was touched, and what is touched for the first time by redo still has its old content.
+
+The window is cut at its old end when it is longer than wanted, larger than its quota, or when the store's disk runs
+full. What was acknowledged is never touched by that: it is in the images, or in the journal above the checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from rha.appliance import undo
+from rha.appliance.checkpoint import Checkpoint
+from rha.appliance.stream import StreamState
+from rha.appliance.undo import Block, Head, Reader, UndoFile
+from rha.errors import RhaError, StorageError
+from rha.journal.extents import Extent
+from rha.journal.folder import DurableMark
+
+INTERVAL_BYTES = 512 << 20  # of journal: what is replayed forward to show a point is at most this
+INTERVAL_SECONDS = 600.0
+
+
+class Limits(NamedTuple):
+    """`seconds` and `bytes` (undo and its journal) of the window; `reserve`: bytes that stay free on the store's disk,
+    and if all undo must go for it."""
+
+    seconds: float
+    bytes: int
+    reserve: int
+
+
+class Interval(NamedTuple):
+    path: Path
+    head: Head
+
+
+class Usage(NamedTuple):
+    """What the cut is decided from. `ages`: seconds since each interval ended, oldest first; `sizes`: bytes of undo and
+    journal that go with it. The last interval is not among them: it is being written."""
+
+    ages: Sequence[float]
+    sizes: Sequence[int]
+    last_size: int
+    free: int
+
+
+def cut(usage: Usage, limits: Limits) -> tuple[int, str]:
+    """How many of the oldest intervals must go, and why: "" when only because they are old enough. Pure."""
+    count, why = 0, ""
+    total, free = sum(usage.sizes) + usage.last_size, usage.free
+    for age, size in zip(usage.ages, usage.sizes, strict=True):
+        if age > limits.seconds:
+            pass
+        elif total > limits.bytes:
+            why = "its quota of bytes is used up"
+        elif free < limits.reserve:
+            why = "the store's disk is nearly full"
+        else:
+            break
+        count, total, free = count + 1, total - size, free + size
+    return count, why
+
+
+class Watcher(Protocol):
+    """An open point: it is told what is about to be overwritten."""
+
+    def cover(self, blocks: Sequence[Block]) -> None: ...
+
+    def lose(self, why: str) -> None: ...
+
+
+class History:
+    """One scenario's window. `before_write` and `after_checkpoint` belong to the applier's thread."""
+
+    def __init__(
+        self,
+        folder: Path,
+        limits: Limits,
+        state_at: Callable[[Checkpoint], StreamState],
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`state_at`: what the stream says where the images are. `clock`: seconds since the epoch."""
+        self.folder, self.limits, self._state_at, self._clock = folder, limits, state_at, clock
+        self._lock = threading.RLock()  # the fields below
+        self._intervals: list[Interval] = []
+        self._current: UndoFile | None = None
+        self._mark: DurableMark | None = None
+        self._readers: Sequence[Reader] = ()
+        self._watchers: list[Watcher] = []
+        self._disk_bytes: list[int] = []
+        self.cut_why = ""  # why the window is shorter than its time; "" when it is not
+        self.lost_why = ""  # why it began anew, if it had to
+
+    # Opening and closing --------------------------------------------------------------------------------------
+
+    def open(self, disk_bytes: Sequence[int], saved: Checkpoint) -> None:
+        """After a start. Undo that cannot be trusted is removed and `lost_why` says so: the images do not need it.
+
+        Raises StorageError when the folder cannot be used at all.
+        """
+        self.close()
+        self._disk_bytes = list(disk_bytes)
+        try:
+            self.folder.mkdir(exist_ok=True, mode=0o700)
+            for draft in self.folder.glob("*.new"):
+                draft.unlink()
+            found = undo.files(self.folder)
+            self._mark = DurableMark(self.folder, fresh=not found)
+            if found:
+                self._reopen(found, saved)
+        except (StorageError, OSError) as error:
+            self._lose(f"undo damaged: {error!s}".replace("\n", "; "))
+
+    def _reopen(self, found: list[Path], saved: Checkpoint) -> None:
+        intervals = [Interval(path, undo.read_head(path)) for path in found]
+        first = undo.first_linked([interval.head for interval in intervals])
+        assert self._mark is not None
+        durable, last = self._mark.read(), intervals[-1]
+        end = undo.end_of_sound(last.path)
+        if last.head.base + end < durable:
+            raise StorageError("undo damaged", cause=f"{last.path}: sound up to byte {end}, more was durable")
+        if not last.head.start.position <= saved.position:
+            raise StorageError("undo of another journal", cause=f"{last.path} begins above the checkpoint")
+        self._current = UndoFile.reopen(last.path, self._disk_bytes)
+        self._intervals = intervals
+        self._remove(first)
+
+    def resume(self, readers: Sequence[Reader]) -> None:
+        """The images are open: this is how their content is read, in the applier's thread."""
+        self._readers = readers
+
+    def close(self) -> None:
+        with self._lock:
+            if self._current:
+                self._current.close()
+            if self._mark:
+                self._mark.close()
+            self._current = self._mark = None
+
+    # In the applier's thread ----------------------------------------------------------------------------------
+
+    def before_write(self, extents: Sequence[Extent]) -> None:
+        """Keeps what these extents overwrite. Raises StorageError when that is impossible but for a full disk: then
+        points go, oldest first, in the end all of them."""
+        if self._current is None:
+            return
+        while True:
+            try:
+                blocks = self._current.save(extents, self._readers)
+                break
+            except StorageError as error:
+                if not _is_full(error):
+                    raise
+                if not self._remove(1):
+                    self._lose("the store's disk is full")
+                    return
+        with self._lock:
+            for watcher in self._watchers if blocks else ():
+                watcher.cover(blocks)
+
+    def after_checkpoint(self, saved: Checkpoint) -> int:
+        """Begins intervals, cuts the window. Returns the position below which no point needs the journal.
+
+        Raises StorageError.
+        """
+        with self._lock:
+            if self._current and self._mark:
+                self._mark.write(self._current.head.base + self._current.bytes, force=True)
+            state = self._state_at(saved)
+            if self._is_begin_due(saved, state):
+                self._begin(saved, state, saved.position)
+            count, why = cut(self._usage(saved), self.limits)
+            if count:
+                self.cut_why = why
+                self._remove(count)
+            return self._intervals[0].head.start.position if self._intervals else saved.position
+
+    def _is_begin_due(self, saved: Checkpoint, state: StreamState) -> bool:
+        if self._current is None:
+            return state.why_not_consistent() is None
+        head = self._current.head
+        since = saved.position - head.start.position
+        return since >= INTERVAL_BYTES or (since > 0 and self._clock() - head.created >= INTERVAL_SECONDS)
+
+    def _begin(self, saved: Checkpoint, state: StreamState, before_end: int) -> None:
+        before = self._current
+        head = Head(
+            start=saved,
+            stream=state,
+            before_start=before.head.start.position if before else None,
+            before_end=before_end,
+            base=before.head.base + before.bytes if before else 0,
+            created=self._clock(),
+        )
+        fresh = UndoFile.create(self.folder, head, self._disk_bytes)
+        with self._lock:
+            self._current = fresh
+            self._intervals.append(Interval(fresh.path, head))
+        if before:
+            before.close()
+
+    def begin_now(self, saved: Checkpoint) -> None:
+        """A new interval at this checkpoint, if there are any: the images may be taken back to here, or what follows
+        cannot be replayed. The images are closed, or this is the applier's thread. Raises StorageError."""
+        with self._lock:
+            if self._current and self._current.head.start.position < saved.position:
+                self._begin(saved, self._state_at(saved), saved.position)
+
+    def take_back(self, position: int, now: Checkpoint) -> None:
+        """The images show again what they were at a journal position where an interval began, and count as `now`: what
+        was kept since then is void, older points stay. May be repeated. Raises StorageError."""
+        with self._lock:
+            kept = [interval for interval in self._intervals if interval.head.start.position < position]
+            if not kept or not self._mark or not self._current:
+                self._lose("")
+                return
+            for watcher in self._watchers:
+                watcher.lose("a sync was dropped")
+            void = self._intervals[len(kept) :]
+            last = kept[-1]
+            self._mark.write(last.head.base, force=True)  # first: it must not speak of what is removed
+            self._current.close()
+            for interval in void:
+                interval.path.unlink(missing_ok=True)
+            self._intervals = kept
+            self._current = UndoFile.reopen(last.path, self._disk_bytes)
+            self._begin(now, self._state_at(now), position)
+
+    def _usage(self, saved: Checkpoint) -> Usage:
+        heads = [interval.head for interval in self._intervals]
+        now = self._clock()
+        rows = [
+            (now - after.created, after.base - head.base + after.start.position - head.start.position)
+            for head, after in itertools.pairwise(heads)
+        ]
+        last = saved.position - heads[-1].start.position + self._current.bytes if heads and self._current else 0
+        return Usage([age for age, _ in rows], [size for _, size in rows], last, free_bytes(self.folder))
+
+    def _remove(self, count: int) -> int:
+        """Removes the oldest intervals, never the current one. Returns how many."""
+        with self._lock:
+            count = min(count, len(self._intervals) - 1)
+            gone, self._intervals = self._intervals[:count], self._intervals[count:]
+        for interval in gone:
+            interval.path.unlink(missing_ok=True)
+        return count
+
+    def _lose(self, why: str) -> None:
+        """All points are given up; the next consistent checkpoint begins anew."""
+        with self._lock:
+            self.lost_why = why
+            for watcher in self._watchers:
+                watcher.lose(why)
+            self._intervals.clear()
+            if self._current:
+                self._current.close()
+            self._current = None
+            for path in undo.files(self.folder):
+                path.unlink(missing_ok=True)
+            if self._mark:
+                self._mark.close()
+            with contextlib.suppress(FileNotFoundError):
+                (self.folder / "durable").unlink()
+            self._mark = DurableMark(self.folder, fresh=True)
+
+    def forget(self, why: str) -> None:
+        """Gives up all points: the images were changed by somebody else."""
+        self._lose(why)
+
+    # Points ---------------------------------------------------------------------------------------------------
+
+    @property
+    def intervals(self) -> list[Interval]:
+        with self._lock:
+            return list(self._intervals)
+
+    def size(self) -> int:
+        """Bytes of undo kept."""
+        with self._lock:
+            first = self._intervals[0].head.base if self._intervals else 0
+            return self._current.head.base + self._current.bytes - first if self._current else 0
+
+    def attach(self, watcher: Watcher, start: int) -> list[tuple[Path, int]]:
+        """From now on the watcher is told. Returns the undo files from the interval on that begins at `start`, oldest
+        first, each with its length now.
+
+        Raises StorageError when that interval is not kept any more.
+        """
+        with self._lock:
+            kept = [interval.path for interval in self._intervals if interval.head.start.position >= start]
+            if not kept or kept[0] != undo.path_of(self.folder, start):
+                raise StorageError("the point has left the window", cause=f"no undo from position {start} on")
+            self._watchers.append(watcher)
+            lengths = [path.stat().st_size for path in kept[:-1]]
+            return list(zip(kept, [*lengths, self._current.bytes if self._current else 0], strict=True))
+
+    def detach(self, watcher: Watcher) -> None:
+        with self._lock, contextlib.suppress(ValueError):
+            self._watchers.remove(watcher)
+
+
+def _is_full(error: RhaError) -> bool:
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def free_bytes(folder: Path) -> int:
+    """What an ordinary program may still write there."""
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize

@@ -1,0 +1,231 @@
+"""The points of one scenario as people use them: listed, named, opened, closed.
+
+In the scenario's folder: `bookmarks.json`, and `points/NAME/` for each open point: an overlay per disk (qcow2) on the
+point, which this process serves (NBD). Writing goes to the overlays; replica and point stay as they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from rha.appliance import catalog, points
+from rha.appliance.images import Images
+from rha.appliance.mounting import Mounted, sweep
+from rha.appliance.points import Bookmark, Place
+from rha.appliance.pointview import PointView
+from rha.appliance.spans import Span, spans
+from rha.errors import RhaError, StateError
+from rha.image import formats
+from rha.image.nbd_server import NbdServer
+from rha.image.storage_daemon import ImageSpec
+from rha.journal.segment import Journal
+
+
+class Listing(msgspec.Struct, kw_only=True):
+    """What `rha points` shows. `bytes`: undo and journal kept; `cut_why`: why the window is shorter than wanted;
+    `lost_why`: why it began anew."""
+
+    scenario: str
+    spans: list[Span]
+    bookmarks: list[Bookmark]
+    open: list[Opened]
+    newest_lsn: int
+    newest_time: float
+    intervals: int
+    bytes: int
+    window_seconds: float
+    window_bytes: int
+    cut_why: str = ""
+    lost_why: str = ""
+
+
+class Opened(msgspec.Struct, kw_only=True):
+    """An open point. `socket`: NBD, an export for each disk; `overlays`: by disk; `mounts`: directories."""
+
+    name: str
+    lsn: int
+    time: float
+    since: float
+    socket: str
+    overlays: dict[str, str]
+    mounts: list[str] = []
+
+
+class _Disk:
+    """One disk of a view, as an NBD export."""
+
+    def __init__(self, view: PointView, disk: int) -> None:
+        self._view, self._disk = view, disk
+        self.bytes = view.disk_bytes[disk]
+
+    def read(self, offset: int, length: int) -> memoryview:
+        return self._view.read(self._disk, offset, length)
+
+    def status(self, offset: int, length: int) -> list[tuple[int, bool]]:
+        return self._view.status(self._disk, offset, length)
+
+
+class OpenPoint:
+    """A point that is served, with its overlays, until `close`."""
+
+    def __init__(self, folder: Path, name: str, view: PointView, disks: Sequence[str]) -> None:
+        """Raises StorageError; then nothing is left."""
+        self.name, self.view, self.folder, self.disks = name, view, folder, list(disks)
+        self.since = time.time()
+        self._mounted: Mounted | None = None
+        folder.mkdir(parents=True, mode=0o700)
+        self._server = NbdServer(folder / "nbd.sock", {disk: _Disk(view, n) for n, disk in enumerate(disks)})
+        try:
+            self._server.start()
+            for spec in self.overlays():
+                formats.overlay_on_nbd(spec.path, self._server.path, spec.name)
+        except BaseException:
+            self.close()
+            raise
+
+    def overlays(self) -> list[ImageSpec]:
+        return [ImageSpec(disk, self.folder / f"{disk}.qcow2", "qcow2") for disk in self.disks]
+
+    def describe(self) -> Opened:
+        place = self.view.place
+        return Opened(
+            name=self.name,
+            lsn=place.lsn,
+            time=place.time,
+            since=self.since,
+            socket=str(self._server.path),
+            overlays={spec.name: str(spec.path) for spec in self.overlays()},
+            mounts=self._mounted.directories if self._mounted else [],
+        )
+
+    def mount(self, target: Path) -> None:
+        """Mounts its file systems (`mounting.Mounted`). Raises StateError, HostError, StorageError."""
+        if self._mounted:
+            raise StateError(f"point {self.name} is mounted already", cause=", ".join(self._mounted.directories))
+        self._mounted = Mounted(self.folder, self.overlays(), target)
+
+    def close(self) -> None:
+        """The overlays and what was written to them are removed.
+
+        Raises StorageError when a file system of it is in use; then it stays open.
+        """
+        if self._mounted:
+            self._mounted.close()
+            self._mounted = None
+        self._server.stop()
+        self.view.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class PointKeeper:
+    """Everything may be called from any thread."""
+
+    def __init__(self, folder: Path, journal: Journal, images: Images) -> None:
+        self._folder, self._journal, self._images = folder, journal, images
+        sweep(folder / "points")
+        shutil.rmtree(folder / "points", ignore_errors=True)  # of an appliance that was killed
+        self._lock = threading.Lock()
+        self._open: dict[str, OpenPoint] = {}
+        self._bookmarks = catalog.load(folder / "bookmarks.json", list[Bookmark]) or []
+
+    def find(self, text: str) -> Place:
+        """The point that a person means (`points.parse`). Raises StateError, StorageError."""
+        now = time.time()
+        wanted = points.parse(text, self._bookmarks, now)
+        return points.find(self._images.history.intervals, self._journal, wanted, now=now)
+
+    def list(self) -> Listing:
+        history, applied = self._images.history, self._images.applied
+        intervals = history.intervals
+        first = intervals[0].head.start if intervals else applied
+        return Listing(
+            scenario=self._folder.name,
+            spans=spans(self._images.changes, first.lsn, first.time_ns / 1e9) if intervals else [],
+            bookmarks=[bookmark for bookmark in self._bookmarks if intervals and bookmark.lsn >= first.lsn],
+            open=[point.describe() for point in self._open.values()],
+            newest_lsn=applied.lsn,
+            newest_time=applied.time_ns / 1e9,
+            intervals=len(intervals),
+            bytes=history.size() + applied.position - first.position,
+            window_seconds=history.limits.seconds,
+            window_bytes=history.limits.bytes,
+            cut_why=history.cut_why,
+            lost_why=history.lost_why,
+        )
+
+    def bookmark(self, name: str, at: str, by: str) -> Bookmark:
+        """Names a point. Raises StateError when there is no such point, or the name is taken."""
+        place = self.find(at)
+        return self.add(Bookmark(name=name, lsn=place.lsn, time=place.time, created=time.time(), by=by))
+
+    def add(self, bookmark: Bookmark) -> Bookmark:
+        """Raises StateError when its name is taken or cannot be one, StorageError."""
+        with self._lock:
+            points.check_name(bookmark.name, self._bookmarks)
+            self._save([*self._bookmarks, bookmark])
+        return bookmark
+
+    def drop_bookmark(self, name: str) -> None:
+        """Raises StateError when there is none of that name."""
+        with self._lock:
+            left = [bookmark for bookmark in self._bookmarks if bookmark.name != name]
+            if len(left) == len(self._bookmarks):
+                raise StateError(f"there is no bookmark {name}", hint=f"rha points {self._folder.name}")
+            self._save(left)
+
+    def _save(self, bookmarks: Sequence[Bookmark]) -> None:
+        catalog.save(self._folder / "bookmarks.json", bookmarks)
+        self._bookmarks = [*bookmarks]
+
+    def view(self, place: Place) -> PointView:
+        """The caller closes it. Raises StorageError."""
+        return PointView(self._images.history, self._journal, place, self._images)
+
+    def open(self, text: str) -> OpenPoint:
+        """Opens a point under a name of its own. Raises StateError, StorageError."""
+        view = self.view(self.find(text))
+        with self._lock:
+            number = 1 + max((int(name) for name in self._open), default=0)
+            disks = [disk.name for disk in self._images.applied_state.disks]
+            try:
+                point = OpenPoint(self._folder / "points" / str(number), str(number), view, disks)
+            except BaseException:
+                view.close()
+                raise
+            self._open[point.name] = point
+        return point
+
+    def opened(self, name: str) -> OpenPoint:
+        """Raises StateError when no such point is open."""
+        with self._lock:
+            if name not in self._open:
+                known = ", ".join(self._open) or "none"
+                raise StateError(f"no point {name} is open", cause=f"open are: {known}", hint="rha points")
+            return self._open[name]
+
+    def close(self, name: str) -> None:
+        """Raises StateError when no such point is open."""
+        self.opened(name).close()
+        with self._lock:
+            self._open.pop(name, None)
+
+    def close_all(self) -> None:
+        """Whoever still uses a mounted file system sees it vanish."""
+        for point in list(self._open.values()):
+            with contextlib.suppress(RhaError):
+                point.close()
+        sweep(self._folder / "points")
+        self._open.clear()
+
+
+def answer(value: Any) -> Any:
+    """A struct as plain JSON values."""
+    return msgspec.to_builtins(value)

@@ -1,0 +1,68 @@
+"""What `rha points` and `rha diff` print: plain answers in, lines out. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Any
+
+from rha.units import show_bytes, show_seconds
+
+RANGES_SHOWN = 20
+
+
+def moment(time: float) -> str:
+    """A time as it can be given to --at: local, to the millisecond."""
+    return datetime.fromtimestamp(time).isoformat(timespec="milliseconds") if time else "(no time known)"
+
+
+def place(lsn: int, time: float) -> str:
+    return f"LSN {lsn}, {moment(time)}"
+
+
+def listing(answer: dict[str, Any]) -> Iterator[str]:
+    """`answer`: rha.appliance.pointkeeper.Listing as plain values."""
+    name = answer["scenario"]
+    if not answer["spans"]:
+        yield f"{name}: there are no points" + (f" ({answer['lost_why']})" if answer["lost_why"] else " yet")
+        return
+    first = answer["spans"][0]
+    length = max(0.0, answer["newest_time"] - first["time"])
+    wanted = f"{show_seconds(answer['window_seconds'])} and {show_bytes(answer['window_bytes'])} are allowed"
+    yield f"{name}: every write of the last {show_seconds(length)} is a point; {show_bytes(answer['bytes'])}, {wanted}"
+    if answer["cut_why"]:
+        yield f"  the window is shorter than wanted: {answer['cut_why']}"
+    if answer["lost_why"]:
+        yield f"  older points were lost: {answer['lost_why']}"
+    for span in answer["spans"]:
+        yield "  " + _span(span, answer)
+    for mark in sorted(answer["bookmarks"], key=lambda mark: mark["lsn"]):
+        quiet = ", file systems frozen" if mark["quiet"] else ""
+        yield f"  bookmark {mark['name']}: {place(mark['lsn'], mark['time'])}{quiet}"
+    for point in answer["open"]:
+        mounts = f", mounted on {', '.join(point['mounts'])}" if point["mounts"] else ""
+        yield f"  open point {point['name']}: {place(point['lsn'], point['time'])}{mounts}"
+
+
+def _span(span: dict[str, Any], answer: dict[str, Any]) -> str:
+    end_lsn = answer["newest_lsn"] if span["end_lsn"] is None else span["end_lsn"]
+    end_time = answer["newest_time"] if span["end_time"] is None else span["end_time"]
+    until = "now" if span["end_lsn"] is None else moment(end_time)
+    what = f"no points: {span['why']}" if span["why"] else "points"
+    return f"LSN {span['lsn']} to {end_lsn}, {moment(span['time'])} to {until}: {what}"
+
+
+def difference(answer: dict[str, Any]) -> Iterator[str]:
+    """`answer`: the request `changed`."""
+    yield f"from {place(*answer['from'])}"
+    yield f"to   {place(*answer['to'])}"
+    for disk, ranges in answer["ranges"].items():
+        yield f"{disk}: {show_bytes(sum(length for _, length in ranges))} in {len(ranges)} ranges differ"
+        yield from _ranges(ranges)
+
+
+def _ranges(ranges: Sequence[Sequence[int]]) -> Iterator[str]:
+    for offset, length in ranges[:RANGES_SHOWN]:
+        yield f"  {offset:>16}  {show_bytes(length)}"
+    if len(ranges) > RANGES_SHOWN:
+        yield f"  … and {len(ranges) - RANGES_SHOWN} more (--json shows all)"

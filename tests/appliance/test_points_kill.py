@@ -1,0 +1,67 @@
+"""kill -9 of the appliance at random moments; then any LSN is what a straight replay says."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import points_child
+from one_replica import DISK_BYTES, opened
+from straight import replay
+
+from rha.appliance.points import Wanted, find
+from rha.appliance.pointview import PointView
+from rha.image import formats
+from rha.wire import frames
+
+KILLS, CHECKED = 20, 12
+SEED, FRAMES = 11, 1500
+
+
+def run_until(folder: Path, kill_after: float | None) -> bool:
+    """Runs the child, killed `kill_after` seconds after it is ready. Returns whether it came to its end by itself."""
+    words = [sys.executable, str(Path(__file__).parent / "points_child.py"), str(folder), str(SEED), str(FRAMES)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stdout
+        assert child.stderr
+        assert child.stdout.readline() == "ready\n", child.stderr.read()
+        if kill_after is not None:
+            time.sleep(kill_after)
+            child.kill()
+        done = child.stdout.read() == "done\n"
+        child.wait()
+        assert done or kill_after is not None, child.stderr.read()
+    return done
+
+
+def expected(stream: list[bytes], lsn: int) -> bytes:
+    sync = points_child.base(SEED)
+    first = frames.encode(frames.FrameType.RESYNC, sync, lsn=points_child.FIRST_LSN) + sync
+    return bytes(replay([first, *stream], lsn, [DISK_BYTES])[0])
+
+
+def test_any_point_after_kills(tmp_path: Path) -> None:
+    draw = random.Random()
+    kills = sum(not run_until(tmp_path, draw.uniform(0, 0.25)) for _ in range(KILLS))
+    assert kills >= KILLS // 2
+    stream = points_child.stream(SEED, FRAMES)
+    replica = opened(tmp_path)
+    try:
+        assert replica.wait_applied(timeout=60)
+        images = replica._images
+        assert images.history.lost_why == ""
+        assert len(images.history.intervals) > 2, "no intervals between the kills"
+        first, last = images.history.intervals[0].head.start.lsn, replica.applied_lsn
+        wanted = [first, last, *(draw.randrange(first, last) for _ in range(CHECKED))]
+        for lsn in wanted:
+            place = find(images.history.intervals, replica._journal, Wanted(lsn=lsn), now=0)
+            view = PointView(images.history, replica._journal, place, images)
+            assert place.lsn <= lsn
+            assert view.read(0, 0, DISK_BYTES) == expected(stream, lsn), (lsn, place)
+            view.close()
+    finally:
+        replica.close()
+    assert formats.check(tmp_path / "web1" / "images" / "d0.qcow2").is_sound
