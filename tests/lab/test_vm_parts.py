@@ -29,7 +29,7 @@ def test_every_bus_has_its_name_in_the_machine() -> None:
 def test_bad_sectors_refuse_writes_only() -> None:
     node = disk.node(disk.Disk("d", Path("/x"), "scsi", bad_sectors=(8,)))
     assert node["file"]["driver"] == "blkdebug"
-    assert node["file"]["inject-error"] == [{"event": "write_aio", "sector": 8, "errno": 5}]
+    assert node["file"]["inject-error"] == [{"event": "none", "iotype": "write", "sector": 8, "errno": 5}]
 
 
 def test_ahci_disks_get_a_port_each() -> None:
