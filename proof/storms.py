@@ -179,7 +179,7 @@ class Storm:
     def __init__(self, plan: Plan, seed: int, stack: ExitStack) -> None:
         self.plan, self.seed, self._stack = plan, seed, stack
         self.tally = Tally(plan.name, seed)
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rha-storm-")))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rha-storm-", ignore_cleanup_errors=True)))
         self.images = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rha-storm-", dir=MEMORY)))
         self.lab = Lab(folder, MEMORY, stack, settings=KEEP_ALL)
         self.clock = Clock(folder, seed)
