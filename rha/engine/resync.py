@@ -98,6 +98,9 @@ class Round(threading.Thread):
         self._forget, self._done, self._failed = forget, done, failed
         self._window_ends = 0.0
         self._window_open = False
+        self._arrived: list[
+            tuple[int, int, int]
+        ] = []  # disk, first block, blocks; not cleared before the window closes
         self._aborted = ""
 
     def abort(self, why: str) -> None:
@@ -163,10 +166,23 @@ class Round(threading.Thread):
         self._drain_all()
         self._capture.stop_tracking()
         self._settle_all()
+        self._refuse_if_lost()
         self._window_open = False
+        for arrived in self._arrived:
+            self._capture.clear_pending(*arrived)
+        self._arrived.clear()
         for disk, progress in self.progress.items():
             self._capture.collect_dirty(disk)
             progress.total_bytes = progress.done_bytes + self._capture.dirty_bytes(disk)
+        self._refuse_if_lost()
+
+    def _refuse_if_lost(self) -> None:
+        """A lost write sets its bits, and is on its way still. They must not be taken for those of a write that is on
+        the disk: the block would be read without it, and cleared. The session may notice the loss after we read."""
+        time.sleep(shared.PROBE_SECONDS)  # the probe sets the bits first and leaves data mode then
+        for disk in self.plan.disks:
+            if self._capture.mode(disk) != shared.MODE_DATA:
+                raise StateError("the resync was broken off", cause=f"disk {disk} left write order")
 
     # 3 --------------------------------------------------------------------------------------------------------
 
@@ -213,15 +229,23 @@ class Round(threading.Thread):
                 if differs:
                     self._send(disk, here, part, open_parts.one_less)
                 else:
-                    self._capture.clear_pending(disk, here.first, here.blocks)
+                    self._has_arrived(disk, here)
                     self.progress[disk].advance(len(part), 0)
             open_parts.one_less()
+
+    def _has_arrived(self, disk: int, piece: Piece) -> None:
+        """Inside the window no bit is cleared: if the round ended here, nobody would see what completes afterwards in a
+        block that was read too early. A round that is broken off there sends some seconds' work again."""
+        if self._window_open:
+            self._arrived.append((disk, piece.first, piece.blocks))
+        else:
+            self._capture.clear_pending(disk, piece.first, piece.blocks)
 
     def _send(self, disk: int, piece: Piece, view: memoryview, release: Callable[[], None]) -> None:
         """Sends one piece; zeros travel as their length."""
 
         def arrived() -> None:
-            self._capture.clear_pending(disk, piece.first, piece.blocks)
+            self._has_arrived(disk, piece)
             release()
 
         is_zero = hashing.is_zero(view)
