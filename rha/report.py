@@ -67,6 +67,16 @@ class SpoolReport(msgspec.Struct, kw_only=True):
     why: str
 
 
+class Window(msgspec.Struct, kw_only=True):
+    """The points of a scenario: every write since `oldest` is one, where the images were consistent. `bytes` of at most
+    `most_bytes` on the appliance's disk; `wanted_seconds`: how far back it may reach."""
+
+    oldest: Point
+    bytes: int
+    most_bytes: int
+    wanted_seconds: float
+
+
 class VmReport(msgspec.Struct, kw_only=True):
     """The substitute VM of a scenario that failed over."""
 
@@ -105,4 +115,5 @@ class Report(msgspec.Struct, kw_only=True):
     link: LinkReport | None = None
     spool: SpoolReport | None = None
     vm: VmReport | None = None
+    window: Window | None = None
     alarms: list[str] = []

@@ -17,6 +17,7 @@ from rha.appliance import catalog
 from rha.appliance.checkpoint import Checkpoint
 from rha.appliance.images import Images
 from rha.appliance.minus import WrittenSectors
+from rha.appliance.points import Place
 from rha.appliance.stream import Message, StreamState, decode, fold
 from rha.errors import NetworkError, StateError
 from rha.journal import extents
@@ -26,11 +27,19 @@ from rha.scenario import Scenario, from_plain
 from rha.wire import frames
 from rha.wire.codec import Decompressor
 from rha.wire.frames import BadFrame, FrameType, Header
-from rha.wire.messages import PROTOCOL, DiskNeed, End, Heartbeat, Hello, Mark, Welcome
+from rha.wire.messages import PROTOCOL, DiskNeed, End, Heartbeat, Hello, Mark, Rewind, Welcome
 
 SPOOL_BYTES = 16 << 30  # durable and not yet applied; beyond it the receiver waits, and the master falls to its bitmap
 
-_NEED = {"new": "full", "stale": "compare", "syncing": "marked", "broken": "marked", "ordered": "nothing"}
+_NEED = {
+    "new": "full",
+    "stale": "compare",
+    "rewinding": "compare",
+    "rewound": "compare",
+    "syncing": "marked",
+    "broken": "marked",
+    "ordered": "nothing",
+}
 
 
 class Intake:
@@ -59,8 +68,29 @@ class Intake:
         if saved.position > state.position and saved.lsn and state.next_lsn is not None:
             state = msgspec.structs.replace(state, next_lsn=saved.lsn)
         for entry in self._journal.read(max(saved.position, state.position), self._journal.durable):
-            state = fold(state, entry.header, decode(entry.header, entry.payload), redo=True)
+            message = decode(entry.header, entry.payload)
+            if isinstance(message, Rewind):
+                self._images.history.pin(message.start)
+            state = fold(state, entry.header, message, redo=True)
         self.state = state
+
+    def rewind(self, place: Place, by: str) -> None:
+        """Journals that the images are taken back to a point; the applier does it. Raises StorageError."""
+        message = Rewind(
+            lsn=place.lsn,
+            time=place.time,
+            start=place.interval.head.start.position,
+            position=place.position,
+            prefix=place.prefix,
+            by=by,
+        )
+        self._images.history.pin(message.start)
+        # A new LSN: the one before it goes on to mean what the images are now.
+        raw = frames.control(FrameType.REWIND, message, lsn=self.state.lsn + 8)
+        header = frames.decode_header(raw[: frames.HEADER_BYTES])
+        self._journal.append([raw])
+        self.state = fold(self.state, header, message)
+        self.commit()
 
     # Greeting -------------------------------------------------------------------------------------------------
 

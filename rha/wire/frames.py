@@ -61,6 +61,7 @@ class FrameType(IntEnum):
     MARK = 18  # a resync begins: epoch mark
     GAP = 19  # a disk left write order here
     END = 20  # a resync ended: in write order from here
+    REWIND = 21  # journal only, by the appliance: the images are taken back to a point here
     HASHES = 32  # engine: digests of blocks, to be compared with the image
     DIFFERS = 33  # appliance: which of these blocks differ
     INTERVAL = 64  # undo file only: what the images were when it began

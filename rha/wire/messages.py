@@ -99,6 +99,18 @@ class Gap(msgspec.Struct, kw_only=True):
     count: int
 
 
+class Rewind(msgspec.Struct, kw_only=True):
+    """In the journal only. The images are made what they were at a point: `lsn`, `time` (the master's clock); `start`,
+    `position` and `prefix` say where the appliance finds it (rha.appliance.points.Place). `by`: who asked."""
+
+    lsn: int
+    time: float
+    start: int
+    position: int
+    prefix: int
+    by: str = ""
+
+
 class End(msgspec.Struct, kw_only=True):
     """The resync `epoch` is complete: once everything below `lsn` is applied, these disks are in write order."""
 
