@@ -42,6 +42,7 @@ class DiskReport(msgspec.Struct, kw_only=True):
     reason: str = ""
     left_order: dict[str, int] = {}
     sync: Sync | None = None
+    last_sync: Sync | None = None  # the last one that this engine ended
 
 
 class Point(msgspec.Struct, kw_only=True):

@@ -103,7 +103,7 @@ class Spool(_Table, kw_only=True, frozen=True):
 class Sync(_Table, kw_only=True, frozen=True):
     """How an image is made equal to its disk (rha/engine/state.py, `method_for`), and how fast the disk may be read."""
 
-    method: Literal["auto", "volume", "block", "full"] = "auto"
+    method: Literal["auto", "volume", "block", "full", "offline"] = "auto"
     read_limit: Rate = Rate(0)
     priority: Literal["normal", "idle"] = "normal"
 

@@ -192,9 +192,10 @@ class Engine:
 
     def _round_done(self, disks: tuple[int, ...]) -> None:
         with self._lock:
-            self._round = None
+            assert self._round is not None
+            done, self._round = self._round, None
             self._alarms.pop("resync", None)
-            self.disks.round_done(disks)
+            self.disks.round_done({disk: done.progress[disk] for disk in disks})
 
     def _round_failed(self, error: RhaError) -> None:
         with self._lock:

@@ -10,7 +10,7 @@ from rha.units import show_bytes
 
 Need = Literal["nothing", "full", "compare", "marked"]
 Method = Literal["full", "volume", "compare", "marked"]
-Policy = Literal["auto", "volume", "block", "full"]  # the scenario's `sync.method`
+Policy = Literal["auto", "volume", "block", "full", "offline"]  # the scenario's `sync.method`
 State = Literal["write-order", "catching-up", "bitmap", "unknown"]
 
 # A resync begun while the ring is nearly full would only overflow it again.
@@ -146,14 +146,17 @@ def method_for(disk: DiskView, policy: Policy = "auto") -> Method | None:
 
     auto: used blocks into a new image, a comparison with an old one, both without free space. volume: used blocks,
     never compared: for a line that is faster than two disks are read. block: compared, free space too, so that the
-    image becomes equal to the last byte; full: the same without comparing.
+    image becomes equal to the last byte; full: the same without comparing. offline: as auto, but a new image waits for
+    the import of a medium.
     """
     if disk.trouble:
         return None
     if disk.need == "full":
+        if policy == "offline":
+            return None
         return "volume" if policy in ("auto", "volume") else "full"
     if disk.need == "compare" or not disk.is_trusted:
-        return "compare" if policy == "auto" or policy == "block" else policy
+        return policy if policy in ("volume", "full") else "compare"
     if disk.is_ordered and disk.in_data_mode:
         return None
     return "compare" if disk.is_suspected else "marked"
@@ -166,6 +169,8 @@ def next_action(disks: list[DiskView], ring_free: float, policy: Policy = "auto"
     if any(disk.is_syncing for disk in disks):
         return Wait("a resync is running")
     wanted = [(i, method) for i, disk in enumerate(disks) if (method := method_for(disk, policy))]
+    if not wanted and policy == "offline" and (new := [disk.name for disk in disks if disk.need == "full"]):
+        return Wait(f"{', '.join(new)}: the first sync comes by medium: rha sync import on the appliance")
     if not wanted:
         hopeless = ", ".join(f"{disk.name}: {disk.trouble.sentence}" for disk in disks if disk.trouble)
         return Wait(f"no resync helps: {hopeless}" if hopeless else "all disks are in write order")
@@ -174,4 +179,4 @@ def next_action(disks: list[DiskView], ring_free: float, policy: Policy = "auto"
         return Wait(f"{names} must be synced, once the ring has drained ({ring_free:.0%} free)")
     methods = tuple(method for _, method in wanted)
     why = f"{names}: {' and '.join(sorted({METHOD_NAMES[m] for m in methods}))}"
-    return Resync(tuple(i for i, _ in wanted), methods, why, policy in ("auto", "volume"))
+    return Resync(tuple(i for i, _ in wanted), methods, why, policy in ("auto", "volume", "offline"))

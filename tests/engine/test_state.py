@@ -103,6 +103,13 @@ POLICIES = {  # what a new image and one of unknown age get, and whether free sp
 }
 
 
+def test_a_new_image_may_wait_for_a_medium() -> None:
+    new = replace(LOST, need="full")
+    wait = Wait("root: the first sync comes by medium: rha sync import on the appliance")
+    assert next_action([new], 1.0, "offline") == wait
+    assert method_for(REBOOTED, "offline") == "compare"
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 def test_the_scenario_may_say_how(policy: Policy) -> None:
     new, old, skips = POLICIES[policy]
