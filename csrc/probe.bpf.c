@@ -212,6 +212,17 @@ static inline u32 why_not(struct bio_head *bio, struct rha_disk *d, u32 op, u64 
   return NO_LOSS;
 }
 
+/* 1 when the range lies inside the spool of a living engine. */
+static inline int is_spared(struct rha_state *s, u64 dev, u64 sector, u64 end) {
+  if (s->spared_dev != dev || bpf_ktime_get_ns() > s->spared_until) return 0;
+  u32 at = 0; /* the last range that begins at or before the sector */
+#pragma unroll
+  for (u32 step = RHA_MAX_SPARED / 2; step; step /= 2)
+    if (at + step < s->spared_count && s->spared[(at + step) & (RHA_MAX_SPARED - 1)].begin <= sector) at += step;
+  struct rha_range *r = &s->spared[at & (RHA_MAX_SPARED - 1)];
+  return r->begin <= sector && end <= r->end;
+}
+
 /* raw tracepoint block_bio_queue(struct bio *): fires once for each bio on the device that it was submitted to, before it is
  * split; its sector counts from the start of the whole disk already (submit_bio_noacct, blk_partition_remap). */
 int on_queue(struct bpf_raw_tracepoint_args *ctx) {
@@ -230,6 +241,7 @@ int on_queue(struct bpf_raw_tracepoint_args *ctx) {
   struct rha_disk *d = &s->disk[disk & (RHA_MAX_DISKS - 1)];
   u32 op = operation(opf, bytes), reason = why_not(&bio, d, opf & 0xff, sector, end);
   if (!op && reason == NO_LOSS) return 0;
+  if (s->spared_count && op == RHA_WRITE && is_spared(s, dev, sector, end)) return 0;
 
   struct cursor *c = shared_cursor();
   if (!c || c->busy) return blind(s); /* on_queue in an interrupt of on_remap, or the other way round */

@@ -103,6 +103,7 @@ class Victim:
         self.stamps = StampWriter(
             self.log, [self.disk.path], seed=storm.seed * 100 + number, threads=8, pause_us=30_000, longest=64
         )
+        stack.callback(self.stamps.stop)
         files = [storm.images / f"follow-{number}.raw"]
         self.journal = lab.appliance.store / name / "journal"
         self.follower = Follower(self.journal, files, (self.disk.bytes,))
@@ -309,15 +310,12 @@ def run(plan: Plan, seed: int) -> Tally:
         return Storm(plan, seed, stack).run()
 
 
-def run_all(seed: int, say: Callable[[str], None]) -> list[Tally]:
-    """All storms."""
-    found = []
-    for number, plan in enumerate(PLANS):
-        tally = run(plan, seed + 1000 * number)
-        say(
-            f"storm {tally.name}, seed {tally.seed}: {tally.kills_engine} + {tally.kills_appliance} kills, "
-            f"{tally.overflows} overflows, {tally.link_cuts} cut links in {tally.seconds:.0f} s; "
-            f"{tally.lost_bytes} bytes lost, {tally.silent_gaps} silent gaps, {len(tally.failures)} failures"
-        )
-        found.append(tally)
-    return found
+def told(plan: Plan, seed: int, say: Callable[[str], None]) -> Tally:
+    """`run`, and a sentence about it."""
+    tally = run(plan, seed)
+    say(
+        f"storm {tally.name}, seed {tally.seed}: {tally.kills_engine} + {tally.kills_appliance} kills, "
+        f"{tally.overflows} overflows, {tally.link_cuts} cut links in {tally.seconds:.0f} s; "
+        f"{tally.lost_bytes} bytes lost, {tally.silent_gaps} silent gaps, {len(tally.failures)} failures"
+    )
+    return tally

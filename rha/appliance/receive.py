@@ -134,7 +134,7 @@ class Connection:
             payload = memoryview(frames.pad(flags))
             fields = {"disk": header.disk, "offset": header.offset, "flags": header.flags, "raw_length": len(flags)}
             link.post(frames.encode(FrameType.DIFFERS, payload, **fields), payload)
-        if time.monotonic() - link.last_heard > SILENCE_SECONDS:
+        if not hold and time.monotonic() - link.last_heard > SILENCE_SECONDS:
             raise NetworkError(f"{self._peer} is silent", cause=f"nothing for {SILENCE_SECONDS:.0f} s")
 
     def _count(self, header: Header) -> None:

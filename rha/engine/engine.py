@@ -18,7 +18,7 @@ from rha.engine.history import History
 from rha.engine.life import Life, life_of, look
 from rha.engine.resync import Round
 from rha.engine.session import Refused, Session
-from rha.engine.state import Cause, DiskView, Resync, next_action
+from rha.engine.state import SPOOL_MOVED, Cause, DiskView, Resync, next_action
 from rha.engine.verify import Verification
 from rha.errors import DeviceError, RhaError, StateError
 from rha.report import Report
@@ -49,7 +49,7 @@ class Engine:
         self._session: Session | None = None
         self._greeted = False  # the last attempt to connect came as far as a welcome
         self._stop = threading.Event()
-        self.backlog, self._spooler = spooler.prepare(scenario, self.capture)
+        self.backlog, self._spooler = spooler.prepare(scenario, self.capture, self._spool_moved)
 
     # Sessions -------------------------------------------------------------------------------------------------
 
@@ -112,6 +112,10 @@ class Engine:
                 session.run(welcome.durable_lsn if welcome.generation_known else self.backlog.first_lsn)
             finally:
                 self._end_session()
+
+    def _spool_moved(self, disk: int, evidence: str) -> None:
+        """Blocks that were the spool's, and not captured, may be another file's: they are pending."""
+        self.disks.leave_order(disk, Cause(SPOOL_MOVED, evidence, time.time()))
 
     def _give_up_backlog(self, why: RhaError) -> None:
         """What was spooled cannot be shipped: another generation begins, and every disk is compared."""

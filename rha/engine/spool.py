@@ -51,7 +51,7 @@ class Spool:
     def __init__(self, path: Path, file: int, capacity: int, entries: int, generation: bytes) -> None:
         """Not for callers: use `Spool.open`."""
         self.path, self.capacity = path, capacity
-        self._file, self._entries, self._generation = file, entries, generation
+        self.file, self._entries, self._generation = file, entries, generation
         self._data_start = HEAD_BYTES + entries * ENTRY_BYTES
         self._chunks: deque[Chunk] = deque()
         self._sequence = 0
@@ -83,10 +83,10 @@ class Spool:
             raise
 
     def close(self) -> None:
-        os.close(self._file)
+        os.close(self.file)
 
     def _recover(self, released: int) -> None:
-        table = os.pread(self._file, self._entries * ENTRY_BYTES, HEAD_BYTES)
+        table = os.pread(self.file, self._entries * ENTRY_BYTES, HEAD_BYTES)
         found = {}
         for at in range(0, len(table), ENTRY_BYTES):
             chunk = _decode(table[at : at + ENTRY_BYTES], self._generation)
@@ -155,24 +155,24 @@ class Spool:
         chunk = Chunk(begin, begin + len(data), time_ns, hashing.xxh3(data))
         at = begin % self.capacity
         first = min(len(data), self.capacity - at)
-        _pwrite(self._file, memoryview(data)[:first], self._data_start + at)
-        _pwrite(self._file, memoryview(data)[first:], self._data_start)
+        _pwrite(self.file, memoryview(data)[:first], self._data_start + at)
+        _pwrite(self.file, memoryview(data)[first:], self._data_start)
         place = HEAD_BYTES + self._sequence % self._entries * ENTRY_BYTES
-        _pwrite(self._file, memoryview(_encode(chunk, self._generation)), place)
+        _pwrite(self.file, memoryview(_encode(chunk, self._generation)), place)
         self._sequence += 1
         return chunk
 
     def sync(self) -> None:
         """Puts everything written on stable storage. Raises OSError."""
-        os.fdatasync(self._file)
+        os.fdatasync(self.file)
 
     def read(self, chunk: Chunk) -> bytes:
         """The bytes of a chunk. Raises StorageError when they are not those that were written."""
         at, length = chunk.begin % self.capacity, chunk.end - chunk.begin
         first = min(length, self.capacity - at)
         try:
-            data = os.pread(self._file, first, self._data_start + at)
-            data += os.pread(self._file, length - first, self._data_start)
+            data = os.pread(self.file, first, self._data_start + at)
+            data += os.pread(self.file, length - first, self._data_start)
         except OSError as error:
             raise _damaged(self.path, chunk, error.strerror or str(error)) from error
         if len(data) != length or hashing.xxh3(data) != chunk.total:

@@ -36,7 +36,13 @@ LOSES_RANGES = {
     "image-new": "the appliance's image is new",
 }
 GROWN = "grown"  # ranges known: the new part is marked
-REASONS = {**KEEPS_RANGES, **LOSES_RANGES, GROWN: "the device has grown"}
+SPOOL_MOVED = "spool-moved"  # ranges known: those of the spool
+REASONS = {
+    **KEEPS_RANGES,
+    **LOSES_RANGES,
+    GROWN: "the device has grown",
+    SPOOL_MOVED: "the spool on this disk is another file, or lies elsewhere",
+}
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ class Verification:
         """The blocks that differ, of those or of all; what was never sent does not count."""
         found: set[Block] = set()
         for disk, device in enumerate(self._capture.devices):
-            wanted = None if suspects is None else sorted(block for at, block in suspects if at == disk)
+            wanted = self._wanted(disk) if suspects is None else sorted(block for at, block in suspects if at == disk)
             with DiskReader(device.path, check=self._check) as reader:
                 flags = self._flags(disk, wanted, reader, by_sector=False)
                 if suspects is None:
@@ -67,6 +67,12 @@ class Verification:
             found |= {(disk, block) for block, flag in flags.items() if flag == DIFFERS}
             found |= {(disk, sector // _SECTORS) for sector, flag in sectors.items() if flag == DIFFERS}
         return found
+
+    def _wanted(self, disk: int) -> list[int] | None:
+        """All blocks but those of a spool, which the image does not follow; None: all."""
+        spared = self._capture.spared_blocks(disk)
+        left_out = {block for first, count in spared for block in range(first, first + count)}
+        return [block for block in range(self._capture.blocks(disk)) if block not in left_out] if spared else None
 
     def _note_unsent(self, device: Device, blocks: list[int]) -> None:
         """Of what was never sent a part may belong to files by now that reserved it and wrote nothing there. A write
@@ -101,7 +107,9 @@ class Verification:
             for disk in range(len(self._capture.devices))
             for piece in self._pieces_of(disk, suspects)
         ]
-        compared = sum(device.bytes for device in self._capture.devices)
+        spared = sum(count for i in range(len(names)) for _, count in self._capture.spared_blocks(i)) * BLOCK_BYTES
+        compared = sum(device.bytes for device in self._capture.devices) - spared
+        sentence = _sentence(len(ranges), quiet) + _left_out(self._unsent_bytes, self._reserved_bytes)
         return {
             "equal": not ranges,
             "quiet": quiet,
@@ -111,7 +119,7 @@ class Verification:
             "differing": ranges if quiet else [],
             "busy": [] if quiet else ranges,
             "busy_ranges": 0 if quiet else len(ranges),
-            "sentence": _sentence(len(ranges), quiet) + _left_out(self._unsent_bytes, self._reserved_bytes),
+            "sentence": f"{sentence} (but for the spool of {show_bytes(spared)} on it)" if spared else sentence,
         }
 
     def _pieces_of(self, disk: int, suspects: set[Block]) -> list[Piece]:
