@@ -82,7 +82,8 @@ class Site:
             f"/etc/rha/{scenario}.toml",
             f'name = "{scenario}"\n{tables}[appliance]\naddress = "{HOST}:{self.port}"\n'
             f'ca = "/etc/rha/pki/ca.pem"\ncertificate = "/etc/rha/pki/{pair.certificate.name}"\n'
-            f'key = "/etc/rha/pki/{pair.key.name}"\n[capture]\nring = "{ring}"\n[link]\nheartbeat = "500ms"\n',
+            f'key = "/etc/rha/pki/{pair.key.name}"\n[capture]\nring = "{ring}"\n[link]\nheartbeat = "500ms"\n'
+            '[sync]\nmethod = "block"\n',
         )
         machine.sh("cp -u /opt/rha/packaging/rha-engine@.service /etc/systemd/system/ && systemctl daemon-reload")
         return Master(self, machine, scenario)

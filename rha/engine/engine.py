@@ -170,7 +170,7 @@ class Engine:
                 self._session.announce_losses()
             if self._round is not None or time.monotonic() < self._hold_rounds_until:
                 return
-            action = next_action(self.views(), 1 - self.backlog.used)
+            action = next_action(self.views(), 1 - self.backlog.used, self.scenario.sync.method)
             may_begin = self._session and self._session.are_gaps_known() and not self._verification
             if isinstance(action, Resync) and may_begin and self._session:
                 self._begin_round(action, self._session)
@@ -182,6 +182,7 @@ class Engine:
             self._epoch,
             self.capture,
             session.outbox,
+            self.scenario.sync,
             forget=lambda disk: self._enters_data_mode(session, disk),
             done=self._round_done,
             failed=self._round_failed,
@@ -195,9 +196,10 @@ class Engine:
 
     def _round_done(self, disks: tuple[int, ...]) -> None:
         with self._lock:
-            self._round = None
+            assert self._round is not None
+            done, self._round = self._round, None
             self._alarms.pop("resync", None)
-            self.disks.round_done(disks)
+            self.disks.round_done({disk: done.progress[disk] for disk in disks})
 
     def _round_failed(self, error: RhaError) -> None:
         with self._lock:
