@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.redirect.named import Named
+from tests.redirect.wires import Segment
 
 
 @pytest.fixture
@@ -30,3 +31,11 @@ def new_named(tmp_path: Path) -> Iterator[Callable[..., Named]]:
 @pytest.fixture
 def named(new_named: Callable[..., Named]) -> Named:
     return new_named()
+
+
+@pytest.fixture
+def segment() -> Iterator[Segment]:
+    """An Ethernet segment in namespaces."""
+    made = Segment()
+    yield made
+    made.close()
