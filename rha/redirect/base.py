@@ -24,6 +24,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from rha.errors import RhaError, StateError, StorageError
+from rha.scenario import decode_unit, encode_unit
 from rha.units import show_seconds
 
 Side = Literal["replica", "master"]
@@ -85,7 +86,7 @@ class Memory:
     def load(self, kind: type[T]) -> T | None:
         """None: nothing was changed. Raises StorageError when it cannot be read."""
         try:
-            return msgspec.json.decode(self.path.read_bytes(), type=kind)
+            return msgspec.json.decode(self.path.read_bytes(), type=kind, dec_hook=decode_unit)
         except FileNotFoundError:
             return None
         except (OSError, msgspec.MsgspecError) as error:
@@ -94,7 +95,7 @@ class Memory:
 
     def save(self, value: Any) -> None:
         """Durable before the change that it is about. Raises StorageError."""
-        write_durably(self.path, msgspec.json.format(msgspec.json.encode(value), indent=1))
+        write_durably(self.path, msgspec.json.format(msgspec.json.encode(value, enc_hook=encode_unit), indent=1))
 
     def clear(self) -> None:
         """All is as before."""

@@ -19,7 +19,7 @@ def new_named(tmp_path: Path) -> Iterator[Callable[..., Named]]:
         made: list[Named] = []
 
         def make(**words: object) -> Named:
-            server = Named(tmp_path / f"named{len(made)}", **words)  # type: ignore[arg-type]
+            server = Named(tmp_path / f"named{len(made)}", **words)
             made.append(server)
             stack.callback(server.stop)
             server.start()

@@ -35,7 +35,7 @@ def redirect(tmp_path: Path, named: Named) -> Callable[..., Dns]:
             "limit": Duration(8),
         }
         place = Place(scenario="web", side="replica", memory=tmp_path / "memory")
-        return Dns(RewriteDns(**{**table, **words}), place, Memory(tmp_path / "memory" / "0-dns.json"))  # type: ignore[arg-type]
+        return Dns(RewriteDns(**{**table, **words}), place, Memory(tmp_path / "memory" / "0-dns.json"))
 
     return make
 
@@ -91,11 +91,11 @@ def test_a_strangers_record_is_left_alone(redirect: Callable[..., Dns], named: N
     assert (named.dig(WWW), named.ttl(WWW)) == (["203.0.113.9"], 77)
 
 
-def test_a_stranger_between_look_and_update(redirect: Callable[..., Dns], named: Named, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_a_stranger_between_look_and_update(redirect: Callable[..., Dns], named: Named, monkeypatch) -> None:
     """The prerequisite, not our look, protects the record."""
     real = Dns._change
 
-    def change(self, *words):  # type: ignore[no-untyped-def]
+    def change(self, *words):
         named.update("update delete www.example.org A", "update add www.example.org 77 A 203.0.113.9")
         return real(self, *words)
 
@@ -127,7 +127,7 @@ def test_wrong_key_name(redirect: Callable[..., Dns], tmp_path: Path) -> None:
     assert "BADKEY" in refused.value.cause
 
 
-def test_clocks_that_differ(redirect: Callable[..., Dns], monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_clocks_that_differ(redirect: Callable[..., Dns], monkeypatch) -> None:
     real = time.time
     monkeypatch.setattr("dns.message.time.time", lambda: real() - 3600)
     with pytest.raises(NetworkError) as refused:

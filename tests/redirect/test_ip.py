@@ -34,9 +34,9 @@ class World:
 
     def redirection(self, host: Host, **words: object) -> Redirection:
         side = "master" if host is self.master else "replica"
-        place = Place(scenario="web", side=side, memory=self.folder / side)  # type: ignore[arg-type]
+        place = Place(scenario="web", side=side, memory=self.folder / side)
         table = {"addresses": [f"{V4}/24", f"{V6}/64"], "interface": "eth0", **words}
-        return move_ip(MoveIp(**table), place, Memory(place.memory / "0-ip.json"))  # type: ignore[arg-type]
+        return move_ip(MoveIp(**table), place, Memory(place.memory / "0-ip.json"))
 
     def known(self) -> set[str]:
         """MACs that the client has in its caches for the addresses."""
@@ -142,7 +142,7 @@ def test_an_address_that_was_here_before_stays(world: World) -> None:
     assert world.replica.addresses() == {"192.0.2.2/24", f"{V4}/24", "2001:db8::2/64"}
 
 
-def test_cut_off_after_the_memory_was_written(world: World, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_cut_off_after_the_memory_was_written(world: World, monkeypatch) -> None:
     """Killed between two addresses: revert leaves nothing behind."""
     from rha.redirect import links
 
