@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rha import schedule, schema
+from rha import scenario_redirect, schedule, schema
 from rha.errors import ConfigError
 from rha.scenario import Scenario
 from rha.schema import Clean, Mistake
@@ -47,6 +47,7 @@ def rules(clean: Clean) -> Iterator[Mistake]:
         text = '"ha" needs at least one [[check]]: silence on the link alone does not prove that the master is dead'
         yield Mistake("mode", text)
     yield from _vm(clean.get("vm", {}))
+    yield from scenario_redirect.rules(clean)
 
 
 def _disks(disks: list[Clean] | None) -> Iterator[Mistake]:
