@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -56,6 +57,8 @@ def main() -> int:
     if os.geteuid() != 0:
         print("error: the proof needs root\ncause: loop devices, BPF, mounts\nhint: sudo make proof", file=sys.stderr)
         return 4
+    for wish in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(wish, lambda number, _: sys.exit(128 + number))  # daemons, mounts and devices go on the way out
     parts, result, began = given.only or PARTS, Result(given.seed), time.monotonic()
     say(f"seed {given.seed}")
     subjects = oracle_a.subjects(given.cuts, given.seed) if "images" in parts else []

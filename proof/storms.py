@@ -235,6 +235,13 @@ class Storm:
             appliance.launch()
             if draw.random() < 0.7:
                 wait_for(lambda: bool(appliance.reports()) or not appliance.is_running, PATIENCE_SECONDS, appliance.log)
+            if number % 2:  # else engines that find nobody, time and again, wait longer and longer, and rings overflow
+                wait_for(self._is_all_connected, PATIENCE_SECONDS, appliance.log)
+
+    def _is_all_connected(self) -> bool:
+        """Every engine that runs, as far as one can say while they are killed."""
+        engines = [victim.engine for victim in self.victims]
+        return all(engine.report()["connected"] or not engine.is_running for engine in engines)
 
     def _stop_and_compare(self) -> None:
         self.lab.appliance.stop()

@@ -27,10 +27,6 @@ def test_file_system() -> None:
     assert_good(oracle_a.file_system("ext4", 2, 12, seed=22), 12)
 
 
-def test_sqlite() -> None:
-    assert_good(oracle_c.sqlite("wal", 1.5, 8, seed=23), 8)
-
-
 def test_postgresql_with_its_wal_on_another_disk() -> None:
     assert_good(oracle_c.postgresql(2, 2, 4, seed=24), 4)
 
