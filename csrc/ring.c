@@ -60,17 +60,18 @@ void rha_ring_release(rha_ring *ring, uint64_t position) {
   if (position > rha_ring_consumer(ring)) __atomic_store_n(ring->consumer, position, __ATOMIC_RELEASE);
 }
 
-int rha_ring_next(rha_ring *ring, uint64_t max_bytes, uint64_t limit, rha_region *region) {
-  uint64_t at = ring->cursor, producer = rha_ring_producer(ring);
-  *region = (rha_region){.begin = at, .end = at, .data = ring->data + (at & (ring->bytes - 1))};
-  if (producer - at > ring->bytes) return -1;
-  while (at < producer && at < limit) {
-    const char *place = ring->data + (at & (ring->bytes - 1));
+/* Records from position `at` to `end`; the one at position p stands at data[(p - origin) & mask]. */
+static int walk(const char *data, uint64_t origin, uint64_t mask, uint64_t at, uint64_t end, uint64_t max_bytes,
+                uint64_t limit, rha_region *region) {
+  *region = (rha_region){.begin = at, .end = at, .data = data + ((at - origin) & mask)};
+  while (at < end && at < limit) {
+    const char *place = data + ((at - origin) & mask);
+    if (end - at < RHA_RING_HEADER) return -1;
     uint32_t header = __atomic_load_n((const uint32_t *)place, __ATOMIC_ACQUIRE);
     if (header & RHA_RING_BUSY) break;
     uint64_t length = header & ~(RHA_RING_BUSY | RHA_RING_DISCARD);
     uint64_t next = at + ((length + RHA_RING_HEADER + 7) & ~7ull);
-    if (next > producer) return -1;
+    if (next > end) return -1;
     if (next - region->begin > max_bytes && at != region->begin) break;
     if (!(header & RHA_RING_DISCARD)) {
       struct rha_record record;
@@ -82,8 +83,21 @@ int rha_ring_next(rha_ring *ring, uint64_t max_bytes, uint64_t limit, rha_region
     }
     at = next;
   }
-  region->end = ring->cursor = at;
+  region->end = at;
   return 0;
+}
+
+int rha_ring_next(rha_ring *ring, uint64_t max_bytes, uint64_t limit, rha_region *region) {
+  uint64_t at = ring->cursor, producer = rha_ring_producer(ring);
+  if (producer - at > ring->bytes) return -1;
+  if (walk(ring->data, 0, ring->bytes - 1, at, producer, max_bytes, limit, region)) return -1;
+  ring->cursor = region->end;
+  return 0;
+}
+
+int rha_run_next(const char *run, uint64_t begin, uint64_t end, uint64_t at, uint64_t max_bytes, uint64_t limit,
+                 rha_region *region) {
+  return at < begin || at > end ? -1 : walk(run, begin, ~0ull, at, end, max_bytes, limit, region);
 }
 
 int rha_ring_wait(rha_ring *ring, uint64_t timeout_us, uint64_t poll_us) {

@@ -24,6 +24,9 @@ void rha_ring_close(rha_ring *ring);
 /* The committed records from the cursor on, at most `max_bytes` of them (at least one record) and none that begins at or after
  * `limit`; moves the cursor behind them. Records still being written end the region. -1 when the ring makes no sense. */
 int rha_ring_next(rha_ring *ring, uint64_t max_bytes, uint64_t limit, rha_region *region);
+/* The same for a run of committed records that was copied elsewhere: positions [begin, end) stand at `run`. */
+int rha_run_next(const char *run, uint64_t begin, uint64_t end, uint64_t at, uint64_t max_bytes, uint64_t limit,
+                 rha_region *region);
 /* Gives everything before `position` back to the kernel. */
 void rha_ring_release(rha_ring *ring, uint64_t position);
 /* Sets the cursor back (or forth), to ship again what was not acknowledged. */

@@ -48,7 +48,7 @@ class Frame(NamedTuple):
 
 class Change(NamedTuple):
     """One captured operation: `data` for a write, None for what reads as zeros afterwards; a flush has length 0.
-    LSNs: of its ring header, and of the byte after it."""
+    LSNs: of its ring header, and of the byte after it. `flags`: RHA_FLAG_* of csrc/record.h."""
 
     lsn: int
     end_lsn: int
@@ -56,10 +56,21 @@ class Change(NamedTuple):
     offset: int
     length: int
     data: memoryview | None
+    flags: int = 0
 
 
-def frames(folder: Path, start: int = 0) -> Iterator[Frame]:
-    """All frames from journal position `start` (which must be a frame's) to the end; every checksum is checked.
+def durable(folder: Path) -> int:
+    """The durable mark: the position below which a journal that is still written to can be read. Raises BadJournal."""
+    raw = (folder / "durable").read_bytes()
+    position, total = struct.unpack("<QQ", raw)
+    if _sum(memoryview(raw[:8])) != total:
+        raise BadJournal(f"the durable mark of {folder} is damaged")
+    return int(position)
+
+
+def frames(folder: Path, start: int = 0, end: int | None = None) -> Iterator[Frame]:
+    """All frames from journal position `start` (which must be a frame's) to `end`, a frame's or the whole journal's;
+    every checksum is checked.
 
     Raises BadJournal.
     """
@@ -70,15 +81,15 @@ def frames(folder: Path, start: int = 0) -> Iterator[Frame]:
             raise BadJournal(f"{path} begins at {first}, the one before ends at {expected}")
         expected = first + path.stat().st_size
         if expected > start:
-            yield from _segment(path, first, max(0, start - first))
+            yield from _segment(path, first, max(0, start - first), expected if end is None else min(end, expected))
 
 
-def _segment(path: Path, first: int, offset: int) -> Iterator[Frame]:
+def _segment(path: Path, first: int, offset: int, end: int) -> Iterator[Frame]:
     with path.open("rb") as file:
         if not path.stat().st_size:
             return
         whole = memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
-    while offset < len(whole):
+    while first + offset < end:
         frame = _frame(whole[offset:], first + offset)
         yield frame
         offset = frame.next_position - first
@@ -119,12 +130,12 @@ def changes(frame: Frame) -> Iterator[Change]:
 
 def _change(run: memoryview, at: int, length: int, lsn: int, following: int) -> Change:
     begin = at + _RING_HEADER.size
-    sector, count, disk, op, _, _ = _RECORD.unpack_from(run, begin)
+    sector, count, disk, op, flags, _ = _RECORD.unpack_from(run, begin)
     data = run[begin + _RECORD.size : begin + length]
     if not WRITE <= op <= FLUSH or len(data) != (count if op == WRITE else 0):
         raise BadJournal(f"operation {op} of {count} bytes with {len(data)} bytes of data at LSN {lsn + at}")
     count = 0 if op == FLUSH else count
-    return Change(lsn + at, lsn + following, disk, sector * 512, count, data if op == WRITE else None)
+    return Change(lsn + at, lsn + following, disk, sector * 512, count, data if op == WRITE else None, flags)
 
 
 def resync_range(frame: Frame) -> tuple[int, int, memoryview | None]:

@@ -41,6 +41,7 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         self.weather = Weather()
+        self.refuses = False  # new connections end at once
         self.cuts = 0
         self.damaged = 0
         self.connections = 0
@@ -66,6 +67,9 @@ class Proxy:
         with contextlib.suppress(OSError):  # the listener was closed: the end
             while True:
                 near, _ = self._listener.accept()
+                if self.refuses:
+                    near.close()
+                    continue
                 try:
                     far = socket.create_connection(("127.0.0.1", self._target))
                 except OSError:
@@ -127,6 +131,8 @@ class _Lane:
             work()  # type: ignore[operator]
         self._over.set()
         for side in (self._source, self._target):
+            with contextlib.suppress(OSError):  # closed already: the other lane was first
+                side.shutdown(socket.SHUT_RDWR)  # a close alone does not reach a thread that waits in recv
             side.close()
 
     def _take(self) -> None:

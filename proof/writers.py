@@ -62,10 +62,15 @@ class Writer(threading.Thread):
 
 
 class RawWriter(Writer):
-    """Random sectors of a block device, O_DIRECT, from memory that begins anywhere a device allows."""
+    """Random blocks of `unit` bytes of a device, O_DIRECT, from memory that begins anywhere a device allows."""
 
-    def __init__(self, device: str, *, longest: int = 256 << 10, pause: float = 0.002, seed: int = 1) -> None:
+    def __init__(
+        self, device: str, *, longest: int = 256 << 10, pause: float = 0.002, seed: int = 1, unit: int = SECTOR
+    ) -> None:
         super().__init__(pause, seed)
+        self._unit = unit
+        # zram, whose unit is a page, stores a page of memory however the write lies in it: it reads back wrong.
+        self._misalign = [0, 0, 512, 2048] if unit == SECTOR else [0]
         self._fd = os.open(device, os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC)
         self._bytes = os.lseek(self._fd, 0, os.SEEK_END)
         self._longest = longest
@@ -73,9 +78,9 @@ class RawWriter(Writer):
         self._noise = self.draw.randbytes(1 << 20)
 
     def write(self) -> None:
-        length = SECTOR * self.draw.choice([1, 3, 8, 8, 8, 32, self._longest // SECTOR])
-        offset = self.draw.randrange((self._bytes - length) // SECTOR + 1) * SECTOR
-        self.write_at(offset, length, self.draw.choice([0, 0, 512, 2048]))
+        length = self._unit * self.draw.choice([1, 3, 8, 8, 8, 32, self._longest // self._unit])
+        offset = self.draw.randrange((self._bytes - length) // self._unit + 1) * self._unit
+        self.write_at(offset, length, self.draw.choice(self._misalign))
 
     def write_at(self, offset: int, length: int, misalign: int) -> None:
         """Writes `length` bytes that no other write has, from memory `misalign` bytes into a page."""

@@ -100,6 +100,14 @@ class Spool(_Table, kw_only=True, frozen=True):
     size: Size
 
 
+class Sync(_Table, kw_only=True, frozen=True):
+    """How an image is made equal to its disk (rha/engine/state.py, `method_for`), and how fast the disk may be read."""
+
+    method: Literal["auto", "volume", "block", "full", "offline"] = "auto"
+    read_limit: Rate = Rate(0)
+    priority: Literal["normal", "idle"] = "normal"
+
+
 class Check(_Table, kw_only=True, frozen=True):
     """One question put to the master (or to the substitute): does this service answer?"""
 
@@ -140,18 +148,73 @@ class Vm(_Table, kw_only=True, frozen=True):
     ready_timeout: Duration = Duration(300)
 
 
+class MoveIp(_Table, kw_only=True, frozen=True, tag_field="type", tag="ip"):
+    """Addresses of the master that move to a network card of the appliance, on the same segment."""
+
+    addresses: list[str]  # each with its prefix length: 192.0.2.10/24
+    interface: str  # of the appliance
+    limit: Duration = Duration(15)  # of each act, as in every redirection
+
+
+class TakeName(_Table, kw_only=True, frozen=True, tag_field="type", tag="hostname"):
+    """The substitute side takes the master's computer name; the master becomes NAME-RHA."""
+
+    name: str
+    restart: list[str] = []  # systemd units that read the name only when they start
+    limit: Duration = Duration(30)
+
+
+class RewriteDns(_Table, kw_only=True, frozen=True, tag_field="type", tag="dns"):
+    """A name's A and AAAA records, or its CNAME, by RFC 2136."""
+
+    servers: list[str]  # each is updated: host or host:port
+    secondaries: list[str] = []  # only asked, until they show it too
+    zone: str
+    name: str  # absolute, or below the zone
+    master: list[str]  # what the name leads to now: addresses, or one host name (CNAME)
+    replica: list[str]
+    ttl: Duration = Duration(60)
+    key: str = ""  # file as tsig-keygen writes it; empty: unsigned
+    limit: Duration = Duration(15)
+
+
+class TakeAlias(_Table, kw_only=True, frozen=True, tag_field="type", tag="alias"):
+    """NetBIOS names that Samba on the appliance answers for, beside its own."""
+
+    names: list[str]
+    limit: Duration = Duration(60)
+
+
+class RunScript(_Table, kw_only=True, frozen=True, tag_field="type", tag="script"):
+    """A program of the administrator, by its name in the scripts' folder of the side that runs it."""
+
+    run: str
+    at: Literal["before", "after"] = "after"  # all other redirections
+    side: Literal["replica", "master", "both"] = "replica"
+    user: str = "nobody"
+    dry_run: bool = False  # also run by --dry-run and check, with RHA_DRY_RUN=1
+    limit: Duration = Duration(60)
+
+
+Redirect = MoveIp | TakeName | RewriteDns | TakeAlias | RunScript
+Kind = Literal["file-server", "sql", "mail", "web", "oracle", "vm-manager", "hypervisor", "full-system"]
+
+
 class Scenario(_Table, kw_only=True, frozen=True):
     """The whole file."""
 
     name: Name
+    kind: Kind = "full-system"  # decides which redirections are allowed
     mode: Literal["dr", "ha"] = "dr"  # dr: a person switches; ha: the appliance does
     disk: list[Disk]
     appliance: Appliance
     capture: Capture = Capture()
     link: Link = Link()
     spool: Spool | None = None
+    sync: Sync = Sync()
     check: list[Check] = []
     vm: Vm = Vm()
+    redirect: list[Redirect] = []
 
 
 def from_plain(data: object) -> Scenario:

@@ -92,6 +92,8 @@ def join(path: str, key: str) -> str:
 
 def _walk(value: object, kind: Any, path: str, found: list[Mistake]) -> Any:
     inner = _without_none(kind)
+    if _is_choice(inner):
+        return _walk_choice(value, inner, path, found)
     if _is_struct(inner):
         return _walk_table(value, inner, path, found)
     if typing.get_origin(inner) is list:
@@ -116,13 +118,31 @@ def _walk_table(value: object, kind: type[msgspec.Struct], path: str, found: lis
     return {name: item for name, item in clean.items() if item is not _NOTHING}
 
 
+def _walk_choice(value: object, kind: Any, path: str, found: list[Mistake]) -> Any:
+    """A table whose tag (`type = "…"`) says which of several structs it is. The clean one keeps its tag."""
+    tables = {table.__struct_config__.tag: table for table in typing.get_args(kind)}
+    field = typing.get_args(kind)[0].__struct_config__.tag_field
+    tag = value.get(field) if isinstance(value, dict) else None
+    if not isinstance(value, dict):
+        found.append(Mistake(path, f"expected a table, got {_shown(value)}"))
+    elif tag is None:
+        found.append(Mistake(join(path, field), f"missing; one of {', '.join(tables)} is needed"))
+    elif tag not in tables:
+        found.append(Mistake(join(path, field), _none_of(tag, tables)))
+    else:
+        rest = {key: item for key, item in value.items() if key != field}
+        return {field: tag, **_walk_table(rest, tables[tag], path, found)}
+    return _NOTHING
+
+
 def _walk_list(value: object, kind: Any, path: str, found: list[Mistake]) -> Any:
     if not isinstance(value, list):
         form = f"write [[{path}]] instead of [{path}]" if isinstance(value, dict) else f"got {_shown(value)}"
         found.append(Mistake(path, f"expected a list; {form}"))
         return _NOTHING
     items = [_walk(item, kind, f"{path}[{index}]", found) for index, item in enumerate(value)]
-    return [{} if item is _NOTHING and _is_struct(kind) else item for item in items]
+    is_table = _is_struct(kind) or _is_choice(kind)
+    return [{} if item is _NOTHING and is_table else item for item in items]
 
 
 def _leaf(value: object, kind: Any, path: str, found: list[Mistake]) -> Any:
@@ -164,7 +184,7 @@ def _unknown(key: str, known: Iterable[str]) -> str:
     return f"unknown key{_suggestion(key, known)}"
 
 
-def _none_of(value: object, choices: list[str]) -> str:
+def _none_of(value: object, choices: Iterable[str]) -> str:
     return f"{_shown(value)} is none of {', '.join(choices)}{_suggestion(str(value), choices)}"
 
 
@@ -196,6 +216,11 @@ def _shown(value: object) -> str:
     return repr(value)
 
 
+def _is_choice(kind: Any) -> bool:
+    """A union of tagged structs?"""
+    return typing.get_origin(kind) in (typing.Union, types.UnionType) and all(map(_is_struct, typing.get_args(kind)))
+
+
 def _is_struct(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
 
@@ -205,7 +230,7 @@ def _bare(kind: Any) -> Any:
 
 
 def _without_none(kind: Any) -> Any:
-    if typing.get_origin(kind) not in (typing.Union, types.UnionType):
+    if typing.get_origin(kind) not in (typing.Union, types.UnionType) or _is_choice(kind):
         return kind
     (only,) = (part for part in typing.get_args(kind) if part is not types.NoneType)
     return only

@@ -86,6 +86,7 @@ def _scenario(report: Report, now: float, colour: bool) -> Iterator[str]:
         yield from _field("peer", _peer(report))
         yield from _field("link", _link(report))
         yield from _field("ring", _ring(report))
+        yield from _field("spool", _spool(report))
     yield from _field("consistent", _consistent(report, now))
     yield from _field("points", _window(report, now))
     for disk in report.disks:
@@ -144,6 +145,11 @@ def _ring(report: Report) -> str:
     percent = 100 * report.ring_used_bytes / report.ring_bytes
     carried = f"{report.records} records, {show_bytes(report.payload_bytes)}"
     return f"{percent:.0f} % of {show_bytes(report.ring_bytes)}; {carried}"
+
+
+def _spool(report: Report) -> str:
+    spool = report.spool
+    return f"{show_bytes(spool.used_bytes)} of {show_bytes(spool.bytes)}; {spool.why}" if spool else ""
 
 
 def _consistent(report: Report, now: float) -> str:

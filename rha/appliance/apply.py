@@ -9,6 +9,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Protocol
 
@@ -253,12 +255,8 @@ class Applier:
         found, data = self._batch.reduce()
         if self._keeper and found:
             self._keeper.before_write(found)
-        for extent in found:
-            writer = self._writers[extent.disk]
-            if extent.kind == extents.ZEROS:
-                writer.zero(extent.offset, extent.length)
-            else:
-                writer.write(extent.offset, data[extent.data : extent.data + extent.length])
+        for disk, mine in groupby(found, attrgetter("disk")):
+            self._writers[disk].write_batch(list(mine), data)
         for writer in self._writers:
             writer.drain()
         self._batch.clear()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -99,6 +99,17 @@ class Images:
             self._files.close()
             self.applied_state = before
             raise
+
+    def grow(self, sizes: Sequence[int]) -> None:
+        """Makes what is written to as long as the master's disks are now. Raises StorageError, images as they were or
+        longer."""
+        with self._alone():
+            self._files.close()
+            try:
+                for spec, size in zip(self.specs(), sizes, strict=True):
+                    formats.grow(spec.path, size, spec.format)
+            finally:
+                self.open()
 
     def end(self) -> None:
         """Finishes the batch at hand, writes the checkpoint, lets go of the images for good.

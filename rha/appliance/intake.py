@@ -19,11 +19,13 @@ from rha.appliance.images import Images
 from rha.appliance.minus import WrittenSectors
 from rha.appliance.points import Place
 from rha.appliance.stream import Message, StreamState, decode, fold
+from rha.appliance.unsent import Unsent
 from rha.errors import NetworkError, StateError
 from rha.journal import extents
 from rha.journal.segment import Journal
 from rha.report import Point
 from rha.scenario import Scenario, from_plain
+from rha.sync.free_frames import decode_ranges
 from rha.wire import frames
 from rha.wire.codec import Decompressor
 from rha.wire.frames import BadFrame, FrameType, Header
@@ -53,6 +55,7 @@ class Intake:
         self.scenario: Scenario | None = catalog.load_scenario(folder)
         self.state: StreamState = images.applied_state
         self._written: dict[int, WrittenSectors] = {}
+        self.unsent = Unsent(folder)
         self.sync_ended = journal.end  # journal position behind the last end of a sync
         self.heartbeat: Heartbeat | None = None
         self.heard_at: float | None = None  # monotonic
@@ -73,6 +76,7 @@ class Intake:
                 self._images.history.pin(message.start)
             state = fold(state, entry.header, message, redo=True)
         self.state = state
+        self.unsent.recall(self._journal, [disk.bytes for disk in state.disks])
 
     def rewind(self, place: Place, by: str) -> None:
         """Journals that the images are taken back to a point; the applier does it. Raises StorageError."""
@@ -102,6 +106,8 @@ class Intake:
         if self._has_hole(hello):
             # The master no longer has what comes next. Its LSNs begin anew above all it has, and are compared.
             return self._welcome(host, known=False, floor=hello.first_lsn)
+        if any(now.bytes > disk.bytes for disk, now in zip(self.state.disks, hello.disks, strict=False)):
+            self._grow(hello)
         if not known and hello.first_lsn > self.state.lsn:
             self._begin_generation(hello, raw)  # without the lock: it waits for the applier, which takes it
         catalog.save_scenario(self._folder, scenario)
@@ -148,7 +154,7 @@ class Intake:
         causes = [
             f"{known.name} of {known.bytes} bytes here, {now.name} of {now.bytes} bytes on the master"
             for known, now in zip(self.state.disks, hello.disks, strict=False)
-            if known.name != now.name or known.bytes != now.bytes
+            if known.name != now.name or known.bytes > now.bytes
         ]
         if not causes and self.state.disks and len(self.state.disks) != len(hello.disks):
             causes = [f"{len(self.state.disks)} images here, {len(hello.disks)} disks on the master"]
@@ -169,6 +175,18 @@ class Intake:
         self.state = state
         self.commit()
 
+    def _grow(self, hello: Hello) -> None:
+        """Disks of the master have grown. The images grow before the journal says so: a crash between leaves them
+        longer than they need to be."""
+        self._guard_before(hello)
+        self._images.grow([disk.bytes for disk in hello.disks])
+        if hello.generation == self.state.generation:
+            raw = frames.control(FrameType.HELLO, hello, lsn=self.state.lsn)
+            state = fold(self.state, frames.decode_header(raw[: frames.HEADER_BYTES]), hello)
+            self._journal.append([raw])
+            self.state = state
+            self.commit()
+
     # Frames ---------------------------------------------------------------------------------------------------
 
     def take(self, header: Header, payload: memoryview) -> None:
@@ -177,6 +195,8 @@ class Intake:
             self._hear(frames.decode_control(header, payload, Heartbeat))
         elif header.type in frames.JOURNALED and header.type is not FrameType.HELLO:
             self._journal_frame(header, payload)
+        elif header.type is FrameType.FREE:
+            self._take_free(header, payload)
         else:
             raise BadFrame("a frame out of turn", cause=f"{header.type.name} in the middle of a stream")
 
@@ -202,6 +222,7 @@ class Intake:
             extents.check_records(payload[: header.raw_length], [disk.bytes for disk in state.disks])
             for written in self._written.values():
                 written.add_records(payload[: header.raw_length])
+            self.unsent.follow(header, payload)
         if header.type is FrameType.RESYNC:
             self._journal_resync(header, payload)
         else:
@@ -241,6 +262,11 @@ class Intake:
         if isinstance(message, Mark):
             for disk in message.disks:
                 self._written[disk] = WrittenSectors(disk, state.disks[disk].bytes)
+            for disk, method in zip(
+                message.disks, message.methods or [message.method] * len(message.disks), strict=False
+            ):
+                if method != "marked":
+                    self.unsent.clear(disk)
         for disk in list(self._written):
             if state.disks[disk].phase not in ("syncing", "broken"):
                 del self._written[disk]
@@ -268,8 +294,21 @@ class Intake:
                 flags=header.flags,
             )
             self._journal.append([head, part])
+            self.unsent.follow(frames.decode_header(head), part)
+
+    def _take_free(self, header: Header, payload: memoryview) -> None:
+        """Ranges that the sync leaves out. What the stream has written there since the mark is not among them."""
+        written = self._written.get(header.disk)
+        if written is None:
+            raise BadFrame("free ranges outside a sync", cause=f"disk {header.disk}: no mark in this session")
+        size = self.state.disks[header.disk].bytes
+        ranges = decode_ranges(payload[: header.raw_length], size)
+        left = [part for offset, length in ranges for part in written.without(offset, length)]
+        self.unsent.add(header.disk, size, left)
 
     def commit(self) -> int:
         """As `Replica.commit`."""
-        self._images.durable(self._journal.sync())
+        durable = self._journal.sync()
+        self.unsent.save_if_due(durable)
+        self._images.durable(durable)
         return self.state.lsn

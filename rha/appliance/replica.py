@@ -8,6 +8,7 @@ Folder of a scenario, below the store:
     guard.json       a consistent point is kept below overlays (guard.py)
     undo/            old content, for points (undo.py)  changes.json     when the images were consistent, and when not
     bookmarks.json   points with names                  points/          overlays of the points that are open
+    unsent.json      free space that syncs left out (unsent.py)
 
 The journal side is intake.py, the image side images.py. Threads: `welcome`, `take` and `commit` belong to the one
 connection that holds the scenario; the applier has its own; everything else may be called from any thread.
@@ -189,6 +190,11 @@ class Replica:
         Raises BadFrame when the range is not on the disk, StateError when a substitute VM has the images.
         """
         return self._images.read(disk, offset, length)
+
+    def judge(self, disk: int, offset: int, unit: int, flags: bytes) -> bytes:
+        """The flags of a comparison (rha/sync/blocks.py), where a difference in what a sync left out is told from
+        others."""
+        return self._intake.unsent.judge(disk, offset, unit, flags) if any(flags) else flags
 
     def disk_names(self) -> list[str]:
         return [disk.name for disk in self._intake.state.disks]

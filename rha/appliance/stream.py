@@ -124,14 +124,31 @@ def state_at(state: StreamState, lsn: int) -> StreamState:
 
 def _begin_generation(state: StreamState, hello: Hello) -> StreamState:
     if hello.generation == state.generation:
-        return state
+        return _grow(state, hello)
     known = {disk.name: disk for disk in state.disks}
     disks = []
     for disk in hello.disks:
         before = known.get(disk.name)
-        fresh = before is None or before.bytes != disk.bytes or before.phase == "new"
+        fresh = before is None or before.bytes > disk.bytes or before.phase == "new"
         disks.append(DiskState(name=disk.name, bytes=disk.bytes, phase="new" if fresh else "stale"))
     return StreamState(generation=hello.generation, next_lsn=None, floor=state.lsn, disks=tuple(disks))
+
+
+def _grow(state: StreamState, hello: Hello) -> StreamState:
+    """A greeting in the middle of a generation is journalled when disks have grown: what stands in the new part is not
+    in the stream."""
+    sizes = {disk.name: disk.bytes for disk in hello.disks}
+    disks = [
+        disk
+        if sizes.get(disk.name, 0) <= disk.bytes
+        else msgspec.structs.replace(
+            disk,
+            bytes=sizes[disk.name],
+            **({"phase": "broken", "why": "grown"} if disk.phase in ("ordered", "syncing") else {}),
+        )
+        for disk in state.disks
+    ]
+    return msgspec.structs.replace(state, disks=tuple(disks))
 
 
 def rewound(state: StreamState, lsn: int, message: Rewind, phase: Literal["rewinding", "rewound"]) -> StreamState:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from rha._native import ffi, lib
-from rha.capture import bpf, pins, shared
+from rha.capture import bpf, drain, pins, shared
 from rha.capture.device import Device
 from rha.capture.ring import Ring
+from rha.capture.spared import Spared
 
 
 class Gap(NamedTuple):
@@ -85,6 +87,10 @@ class Capture:
             self.ring.next(self.ring.bytes, target)
         self.ring.release(self.ring.cursor)
 
+    def second_reader(self) -> Ring:
+        """Another reader of the ring, with a cursor of its own. Raises OSError."""
+        return Ring(self._fds["ring"], self.ring.bytes)
+
     def misfit(self) -> Misfit | None:
         """The reason why these pins do not fit the scenario's devices any more, or None. A device that has grown fits
         while its bitmap has room: see `grow`."""
@@ -121,6 +127,41 @@ class Capture:
         plane, _ = self._plane(self._pending, disk)
         lib.rha_bits_set(plane, first, self.blocks(disk) - first)
         slot["sectors"] = device.sectors
+
+    # The spool on a watched disk ------------------------------------------------------------------------------
+
+    def spared(self) -> Spared | None:
+        """The file whose writes are not captured while its engine lives; None when there is none."""
+        state, count = self.state, int(self.state["spared_count"])
+        if not count:
+            return None
+        ranges = tuple((int(one["begin"]), int(one["end"])) for one in state["spared"][:count])
+        return Spared(int(state["spared_disk"]), int(state["spared_inode"]), int(state["spared_version"]), ranges)
+
+    def spare(self, file: Spared | None) -> None:
+        """Writes inside the file are not captured, until the time that `spare_until` gives. None: all are captured."""
+        state = self.state
+        state["spared_until"] = 0
+        time.sleep(shared.PROBE_SECONDS)  # a probe that is under way must not see half of another table
+        state["spared_count"] = 0
+        if file:
+            state["spared_dev"] = self.devices[file.disk].dev
+            state["spared_disk"], state["spared_inode"], state["spared_version"] = file[:3]
+            for i, (begin, end) in enumerate(file.ranges):
+                state["spared"][i]["begin"], state["spared"][i]["end"] = begin, end
+            state["spared_count"] = len(file.ranges)
+
+    def spare_until(self, time_ns: int) -> None:
+        """CLOCK_MONOTONIC, ns."""
+        self.state["spared_until"] = time_ns
+
+    def spared_blocks(self, disk: int) -> list[tuple[int, int]]:
+        """(first, count) of the bitmap blocks of a disk whose content the image does not follow."""
+        file = self.spared()
+        if file is None or file.disk != disk:
+            return []
+        start, block = self.devices[disk].start, shared.BLOCK_BYTES // 512
+        return [((begin - start) // block, (end - begin) // block) for begin, end in file.ranges]
 
     # Modes and losses -----------------------------------------------------------------------------------------
 
@@ -163,15 +204,17 @@ class Capture:
     def losses(self, disk: int) -> dict[str, int]:
         """How often each reason took the disk out of write order, since the load; reasons that never did are left
         out."""
-        totals = (
-            self._counters["lost"].reshape(-1, shared.MAX_DISKS, len(self._counters["lost"][0]))[:, disk].sum(axis=0)
-        )
+        totals = self._of_disk(disk)["lost"].sum(axis=0)
         return {name: int(totals[i]) for i, (name, _) in enumerate(shared.LOSSES) if totals[i]}
 
     def captured(self, disk: int) -> tuple[int, int]:
         """(records, payload bytes) that went into the ring since the load."""
-        mine = self._counters.reshape(-1, shared.MAX_DISKS)[:, disk]
+        mine = self._of_disk(disk)
         return int(mine["records"].sum()), int(mine["payload_bytes"].sum())
+
+    def _of_disk(self, disk: int) -> Any:
+        """The disk's counters, one element a CPU."""
+        return self._counters.reshape(-1, shared.MAX_DISKS)[:, disk]
 
     def new_misses(self) -> dict[str, int]:
         """Calls of the probe without effect since `answer_misses`, by reason: each may be a write that nothing marked.
@@ -192,14 +235,33 @@ class Capture:
         """Completed writes of these disks set dirty bits, from now on. Raises OSError."""
         for disk in disks:
             self.state["disk"][disk]["tracking"] = 1
+        self.state["tracking"] = 1
         if self._tracking_link is None:
             self._tracking_link = bpf.attach_raw_tracepoint(self._fds["on_complete"], "block_rq_complete")
 
     def stop_tracking(self) -> None:
         self.state["disk"]["tracking"] = 0
+        self.state["tracking"] = 0
         if self._tracking_link is not None:
             os.close(self._tracking_link)
             self._tracking_link = None
+
+    def drain(self, disk: int, check: Callable[[], None] = lambda: None) -> str:
+        """Waits until the writes submitted before the call have ended. Returns the way that was taken, in a few words.
+        `check` is called again and again while it waits for a bio-based disk, and may raise.
+
+        Raises DeviceError when that could not be had in time.
+        """
+        slot, device = self.state["disk"][disk], self.devices[disk]
+        if not slot["bio_based"]:
+            return drain.drain(device)
+        settled = drain.settle(device, slot, check)
+        drain.drain_flights(device.path, slot, self._of_disk(disk), check)
+        return f"{settled}every write was seen to end"
+
+    def in_flight(self, disk: int) -> int:
+        """Writes of a bio-based disk that have not ended; 0 for a disk with a request queue."""
+        return sum(drain.in_flight(self._of_disk(disk), epoch) for epoch in (0, 1))
 
     # Bitmaps --------------------------------------------------------------------------------------------------
 
@@ -224,6 +286,10 @@ class Capture:
     def mark_all_pending(self, disk: int) -> None:
         target, _ = self._plane(self._pending, disk)
         lib.rha_bits_set(target, 0, self.blocks(disk))
+
+    def mark_pending(self, disk: int, first: int, count: int) -> None:
+        target, _ = self._plane(self._pending, disk)
+        lib.rha_bits_set(target, first, count)
 
     def clear_pending(self, disk: int, first: int, count: int) -> None:
         """These blocks have arrived on the appliance."""

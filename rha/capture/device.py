@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import stat
@@ -10,6 +9,8 @@ import struct
 from pathlib import Path
 from typing import NamedTuple
 
+from rha.capture import stack
+from rha.capture.stack import read
 from rha.errors import DeviceError, RhaError
 
 SYS_BLOCK = Path("/sys/dev/block")
@@ -39,19 +40,14 @@ class Device(NamedTuple):
         return self.dev == dev and self.start < start + sectors and start < self.start + self.sectors
 
     @property
+    def is_bio_based(self) -> bool:
+        """True when it has no request queue: bios go to its driver as they are (device mapper, md, zram)."""
+        return not (self.queue.parent / "mq").exists()
+
+    @property
     def numbers(self) -> str:
         """`major:minor` of the device itself, as in /proc/self/mountinfo."""
-        return _read(self.sys / "dev")
-
-
-def _read(path: Path, default: str = "") -> str:
-    """The text of a sysfs attribute; `default` where the kernel does not have it."""
-    try:
-        return path.read_text().strip()
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.EINVAL):
-            return default
-        raise
+        return read(self.sys / "dev")
 
 
 def lookup(path: str | Path) -> Device:
@@ -68,13 +64,13 @@ def lookup(path: str | Path) -> Device:
     node = (SYS_BLOCK / f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}").resolve()
     is_partition = (node / "partition").exists()
     disk = node.parent if is_partition else node
-    major, minor = map(int, _read(disk / "dev").split(":"))
+    major, minor = map(int, read(disk / "dev").split(":"))
     return Device(
         path=str(path),
         dev=major << 20 | minor,
-        start=int(_read(node / "start", "0")),
-        sectors=int(_read(node / "size", "0")),
-        diskseq=int(_read(disk / "diskseq", "0")),
+        start=int(read(node / "start", "0")),
+        sectors=int(read(node / "size", "0")),
+        diskseq=int(read(disk / "diskseq", "0")),
         sys=node,
         queue=disk / "queue",
     )
@@ -82,7 +78,7 @@ def lookup(path: str | Path) -> Device:
 
 def is_read_only(device: Device) -> bool:
     """True when the kernel lets nobody write to the device."""
-    return _read(device.sys / "ro") == "1"
+    return read(device.sys / "ro") == "1"
 
 
 def why_not(path: str | Path) -> RhaError | None:
@@ -110,19 +106,16 @@ def _why_not(device: Device, size: int, used: int) -> RhaError | None:
         return DeviceError(
             f"device {path} is read-only", cause="nothing can change on it", hint=f"blockdev --setrw {path}"
         )
-    zoned = _read(device.queue / "zoned", "none")
+    zoned = read(device.queue / "zoned", "none")
     if zoned != "none":
         return DeviceError(
             f"device {path} is zoned ({zoned})",
             cause="a zone append gets its place on the device, so the probe cannot know it",
             hint="protect the file system's other devices, or move the data to a conventional disk",
         )
-    if not (device.queue.parent / "mq").exists():
-        return DeviceError(
-            f"device {path} is bio-based (device mapper, md, zram)",
-            cause="it has no request queue, so the probe could not see when a write completes or fails",
-            hint="protect the disks below it: lsblk -s " + path,
-        )
+    disk = device.queue.parent
+    if error := stack.why_not_begin(path, device.sys, disk) or stack.why_not_end(path, disk, os.uname().release):
+        return error
     if used > size:
         return DeviceError(
             f"device {path} is smaller than its file system",

@@ -25,19 +25,22 @@ from rha.capture.ring import Ring
 from rha.errors import Exit, HostError, RhaError
 
 STRUCTS = {
-    "bio": ("bi_bdev", "bi_opf", "bi_iter", "bi_io_vec"),
+    "bio": ("bi_bdev", "bi_opf", "bi_flags", "bi_status", "bi_iter", "bi_io_vec"),
     "bvec_iter": ("bi_sector", "bi_size", "bi_idx", "bi_bvec_done"),
-    "block_device": ("bd_disk",),
-    "gendisk": ("major", "first_minor"),
+    "block_device": ("bd_disk", "bd_dev"),
+    "gendisk": ("major", "first_minor", "part0"),
     "bio_vec": ("bv_page", "bv_len", "bv_offset"),
     "page": (),
     "request": ("q", "cmd_flags", "__sector"),
     "request_queue": ("disk",),
 }
+OPTIONAL = {"bio": ("bi_crypt_context",)}
 OPERATIONS = ("REQ_OP_WRITE", "REQ_OP_DISCARD", "REQ_OP_WRITE_ZEROES", "REQ_OP_SECURE_ERASE", "REQ_OP_ZONE_APPEND")
-FLAG_BITS = ("__REQ_FUA", "__REQ_PREFLUSH")
-CONTINUATIONS = ("on_queue_more", "on_queue_mark")  # by index, as in probe.bpf.c
-LOAD_SECONDS = 120  # an emulated guest takes 10
+FLAG_BITS = ("__REQ_FUA", "__REQ_PREFLUSH", "BIO_TRACE_COMPLETION")
+PARTS = ("marks.bpf.c", "flights.bpf.c", "probe.bpf.c")
+CONTINUATIONS = ("on_queue_more", "on_queue_mark", "on_queue")  # by index, as in probe.bpf.c
+FLIGHTS = 1 << 16  # writes of bio-based disks on their way at once: 80 bytes each
+LOAD_SECONDS = 300  # 2 s on a server, 10 in an emulated guest, over 120 in one whose host is busy
 
 
 class Specification(msgspec.Struct, kw_only=True):
@@ -103,6 +106,9 @@ def kernel_flags() -> list[str]:
             if member not in found.structs[name].offsets:
                 raise HostError("this kernel's structures are unknown", cause=f"struct {name} has no {member}")
             flags.append(f"-DOFF_{name}_{member}={found.structs[name].offsets[member]}")
+        for member in OPTIONAL.get(name, ()):
+            if member in found.structs[name].offsets:
+                flags.append(f"-DOFF_{name}_{member}={found.structs[name].offsets[member]}")
     for value in (*OPERATIONS, *FLAG_BITS):
         if value not in found.values:
             raise HostError("this kernel's block operations are unknown", cause=f"BTF has no {value}")
@@ -119,11 +125,13 @@ class _Compiler:
 
         self._bpf, self._flags = BPF, [*flags, f"-I{sources()}", "-Wno-everything"]
 
-    def compile(self, file: str, *flags: str) -> Any:
+    def compile(self, files: tuple[str, ...], *flags: str) -> Any:
+        """One module of several source files: bcc rewrites no map access in an included one."""
+        text = "".join(f'#line 1 "{file}"\n{(sources() / file).read_text()}' for file in files)
         try:
-            return self._bpf(src_file=str(sources() / file), cflags=[*self._flags, *flags])
+            return self._bpf(text=text, cflags=[*self._flags, *flags])
         except Exception as error:  # bcc raises plain Exception for every failure
-            raise HostError(f"{file} does not compile", cause=str(error), hint="rha doctor") from error
+            raise HostError(f"{files[-1]} does not compile", cause=str(error), hint="rha doctor") from error
 
     def program(self, module: Any, name: str) -> int:
         try:
@@ -137,7 +145,7 @@ def find_memory_layout(compiler: _Compiler, path: str, fd: int) -> tuple[int, in
 
     Raises HostError when they cannot be found.
     """
-    module = compiler.compile("calibrate.bpf.c")
+    module = compiler.compile(("calibrate.bpf.c",))
     page = calibrate.KnownPage()
     for i, value in enumerate((lookup(path).dev, page.frame, page.magic)):
         module["known"][i] = ctypes.c_ulong(value)
@@ -170,6 +178,7 @@ def _describe(state: Any, devices: list[Device], layout: tuple[int, int], ring_b
         disk["dev"], disk["start"], disk["sectors"] = device.dev, device.start, device.sectors
         disk["diskseq"], disk["mode"] = device.diskseq, shared.MODE_BITMAP
         disk["bitmap_word"], disk["bitmap_words"] = word, shared.words_reserved(device.bytes)
+        disk["bio_based"] = device.is_bio_based
         word += shared.words_reserved(device.bytes)
     return generation.hex
 
@@ -197,10 +206,11 @@ def _load(specification: Specification) -> Outcome:
     ncpus = os.sysconf("SC_NPROCESSORS_CONF")
     compiler = _Compiler(kernel_flags())
     module = compiler.compile(
-        "probe.bpf.c",
+        PARTS,
         f"-DRING_PAGES={specification.ring_bytes // 4096}",
         f"-DNCPUS={ncpus}",
         f"-DBITMAP_WORDS={words}",
+        f"-DFLIGHTS={FLIGHTS if any(device.is_bio_based for device in devices) else 1}",
     )
     descriptors = {name: module[name].map_fd for name in pins.MAPS}
     descriptors |= {name: compiler.program(module, name) for name in pins.PROGRAMS}
@@ -219,6 +229,8 @@ def _load(specification: Specification) -> Outcome:
     generation = _describe(state, devices, layout, specification.ring_bytes, ncpus)
     for name, (program, tracepoint) in pins.LINKS.items():
         descriptors[name] = bpf.attach_raw_tracepoint(descriptors[program], tracepoint)
+    for disk in state["disk"][: len(devices)]:  # a write on its way until now began unseen
+        disk["unsettled_ns"] = time.monotonic_ns() if disk["bio_based"] else 0
     pins.remove(specification.scenario)
     pins.write(specification.scenario, descriptors)
     return Outcome(seconds=time.monotonic() - begin, self_test_bytes=tested, generation=generation)

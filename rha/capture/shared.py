@@ -11,7 +11,7 @@ import numpy as np
 from rha._native import ffi
 
 MODE_OFF, MODE_BITMAP, MODE_DATA = 0, 1, 2
-LAYOUT = 2
+LAYOUT = 4
 MAX_DISKS = 16
 BLOCK_BYTES = 64 << 10  # one bit of a bitmap
 TRUSTED_SUSPECTED = 2  # rha_disk.trusted: pending blocks may differ; 1: they do
@@ -29,6 +29,8 @@ LOSSES = (
     ("straddles", "a write crossed the edge of the watched partition"),
     ("write-error", "the device reported a write error"),
     ("zone-append", "the device chose the sector of a write"),
+    ("encrypted", "a write is encrypted on its way to the device"),
+    ("untracked", "more writes were on their way than the probe keeps"),
 )
 
 _PAGE = mmap.PAGESIZE

@@ -24,6 +24,7 @@ VERBS = {
     "status": "Show what every daemon of this host says.",
     "history": "Show how the states of a master's disks changed, and why.",
     "verify": "Compare the master's disks with the appliance's images.",
+    "sync": "Carry a first sync to the appliance on a removable medium.",
     "points": "Show the points in time that a scenario can be shown at.",
     "bookmark": "Give a point a name.",
     "mount": "Mount the file systems of a point, read-only.",

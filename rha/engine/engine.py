@@ -11,14 +11,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rha.engine import reporting
+from rha.engine import reporting, spooler
 from rha.engine.attach import Attached
 from rha.engine.disks import Disks, Loss
 from rha.engine.history import History
 from rha.engine.life import Life, life_of, look
 from rha.engine.resync import Round
 from rha.engine.session import Refused, Session
-from rha.engine.state import Cause, DiskView, Resync, next_action
+from rha.engine.state import SPOOL_MOVED, Cause, DiskView, Resync, next_action
 from rha.engine.verify import Verification
 from rha.errors import DeviceError, RhaError, StateError
 from rha.report import Report
@@ -49,6 +49,7 @@ class Engine:
         self._session: Session | None = None
         self._greeted = False  # the last attempt to connect came as far as a welcome
         self._stop = threading.Event()
+        self.backlog, self._spooler = spooler.prepare(scenario, self.capture, self._spool_moved)
 
     # Sessions -------------------------------------------------------------------------------------------------
 
@@ -56,10 +57,12 @@ class Engine:
         """Keeps a session until `stop`; every failure is named and followed by another attempt, later and later."""
         watch = threading.Thread(target=self._watch, name="watch", daemon=True)
         watch.start()
+        self._spooler.start()
         try:
             self._keep_session()
         finally:
             watch.join()
+            self._spooler.stop()
 
     def _keep_session(self) -> None:
         context = self._context()
@@ -83,11 +86,14 @@ class Engine:
         return tls.client_context(Path(ends.ca), Path(ends.certificate), Path(ends.key))
 
     def _one_session(self, context: Any) -> None:
+        if self.backlog.failure:
+            self._give_up_backlog(self.backlog.failure)
         with tls.connect(self.scenario.appliance.address, context, CONNECT_SECONDS) as sock:
             session = Session(
                 sock,
                 self.scenario,
                 self.capture,
+                self.backlog,
                 report=self.report,
                 look=self.disks.look,
                 on_loss=self._on_loss,
@@ -95,21 +101,27 @@ class Engine:
                 on_tick=self._on_tick,
             )
             welcome = session.greet()
-            if not welcome.generation_known and self._first_lsn() <= welcome.lsn_floor:
-                self.capture.renew(welcome.lsn_floor)
+            if not welcome.generation_known and self.backlog.first_lsn <= welcome.lsn_floor:
+                self.backlog.renew(welcome.lsn_floor)
                 welcome = session.greet()
             self.disks.take_needs(welcome.disks)
             self._greeted = True
             with self._lock:
                 self._session, self._link_why = session, f"connected to {welcome.host}"
             try:
-                session.run(welcome.durable_lsn if welcome.generation_known else self._first_lsn())
+                session.run(welcome.durable_lsn if welcome.generation_known else self.backlog.first_lsn)
             finally:
                 self._end_session()
 
-    def _first_lsn(self) -> int:
-        """The oldest LSN that the ring still holds; 0 while this generation has none."""
-        return self.capture.lsn_base + self.capture.ring.consumer if self.capture.lsn_base else 0
+    def _spool_moved(self, disk: int, evidence: str) -> None:
+        """Blocks that were the spool's, and not captured, may be another file's: they are pending."""
+        self.disks.leave_order(disk, Cause(SPOOL_MOVED, evidence, time.time()))
+
+    def _give_up_backlog(self, why: RhaError) -> None:
+        """What was spooled cannot be shipped: another generation begins, and every disk is compared."""
+        self.backlog.renew(self.capture.lsn_base + self.capture.ring.producer)
+        for disk in range(len(self.scenario.disk)):
+            self.disks.leave_order(disk, Cause("spool-lost", why.cause, time.time()))
 
     def _end_session(self) -> None:
         with self._lock:
@@ -152,11 +164,15 @@ class Engine:
     def _on_tick(self) -> None:
         """About ten times a second, in the session's thread: look, decide, act."""
         with self._lock:
+            if self._session:
+                # Under the lock: a round forgets the losses of its disks, so no other thread may note one between this
+                # and its beginning.
+                self._session.announce_losses()
             if self._round is not None or time.monotonic() < self._hold_rounds_until:
                 return
-            ring = self.capture.ring
-            action = next_action(self.views(), 1 - (ring.producer - ring.consumer) / ring.bytes)
-            if isinstance(action, Resync) and self._session and not self._verification:
+            action = next_action(self.views(), 1 - self.backlog.used, self.scenario.sync.method)
+            may_begin = self._session and self._session.are_gaps_known() and not self._verification
+            if isinstance(action, Resync) and may_begin and self._session:
                 self._begin_round(action, self._session)
 
     def _begin_round(self, plan: Resync, session: Session) -> None:
@@ -166,6 +182,7 @@ class Engine:
             self._epoch,
             self.capture,
             session.outbox,
+            self.scenario.sync,
             forget=lambda disk: self._enters_data_mode(session, disk),
             done=self._round_done,
             failed=self._round_failed,
@@ -179,9 +196,10 @@ class Engine:
 
     def _round_done(self, disks: tuple[int, ...]) -> None:
         with self._lock:
-            self._round = None
+            assert self._round is not None
+            done, self._round = self._round, None
             self._alarms.pop("resync", None)
-            self.disks.round_done(disks)
+            self.disks.round_done({disk: done.progress[disk] for disk in disks})
 
     def _round_failed(self, error: RhaError) -> None:
         with self._lock:
@@ -255,11 +273,13 @@ class Engine:
             return reporting.report(
                 self.scenario,
                 self.capture,
+                self.backlog,
                 reporting.disk_reports(self.disks, self.capture, self.views(), self._round),
                 progress=self._session.progress if self._session else None,
                 link=self._session.link_report() if self._session else None,
                 link_why=self._link_why,
-                alarms=[*self._alarms.values(), *([failure] if failure else [])],
+                spool=self._spooler.report(),
+                alarms=[*self._alarms.values(), *filter(None, [failure, self._spooler.alarm()])],
             )
 
     def verify(self) -> dict[str, Any]:

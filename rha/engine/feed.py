@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 from rha.capture.capture import Capture
 from rha.capture.ring import NO_LIMIT, Region
+from rha.engine.backlog import Backlog
 from rha.engine.disks import Loss
 from rha.engine.outbox import Insert, Outbox
 from rha.wire.frames import FrameType
-from rha.wire.messages import Gap
+from rha.wire.messages import End, Gap
 
 REGION_BYTES = 1 << 20
 
@@ -18,35 +19,41 @@ class Feed:
     """`look()` lists the losses of order that stand; `on_loss(loss)` is called when one is announced."""
 
     def __init__(
-        self, capture: Capture, outbox: Outbox, look: Callable[[], list[Loss]], on_loss: Callable[[Loss], None]
+        self,
+        capture: Capture,
+        backlog: Backlog,
+        outbox: Outbox,
+        look: Callable[[], list[Loss]],
+        on_loss: Callable[[Loss], None],
     ) -> None:
-        self._capture, self._outbox, self._look, self._on_loss = capture, outbox, look, on_loss
-        self._ring = capture.ring
+        self._capture, self._backlog, self._outbox = capture, backlog, outbox
+        self._look, self._on_loss = look, on_loss
+        self._gaps_under_way = 0
         self._announced: set[int] = set()
 
     @property
     def cursor_lsn(self) -> int:
         """Everything below was taken."""
-        return self._capture.lsn_base + self._ring.cursor
+        return self._capture.lsn_base + self._backlog.cursor
 
     @property
     def captured_lsn(self) -> int:
         """Everything below was captured."""
-        return self._capture.lsn_base + self._ring.producer
+        return self._capture.lsn_base + self._backlog.producer
 
     @property
     def used(self) -> float:
         """How full the ring is, 0 to 1."""
-        return (self._ring.producer - self._ring.consumer) / self._ring.bytes
+        return self._backlog.ring_used
 
     def begin(self, lsn: int) -> None:
         """Goes on at an LSN that the appliance named."""
         self.acknowledged(lsn)
-        self._ring.seek(lsn - self._capture.lsn_base)
+        self._backlog.seek(lsn - self._capture.lsn_base)
 
     def acknowledged(self, lsn: int) -> None:
         """The appliance holds everything below on stable storage."""
-        self._ring.release(lsn - self._capture.lsn_base)
+        self._backlog.release(lsn - self._capture.lsn_base)
 
     def forget_loss(self, disk: int) -> None:
         """The disk enters data mode again: its next loss is news."""
@@ -60,17 +67,14 @@ class Feed:
         """
         insert = self._outbox.next_insert()
         limit = insert.position if insert else NO_LIMIT
-        region = self._ring.next(REGION_BYTES, limit)
-        if region.begin == region.end:
-            return region  # losses that nothing follows are announced with the next tick
-        self._ring.seek(region.begin)
-        for loss in self.announce_losses():
-            limit = min(limit, max(loss.position, region.begin))
-        return self._ring.next(REGION_BYTES, min(limit, region.end))
+        begin, end = self._backlog.cursor, self._backlog.end_of_next(REGION_BYTES, limit)
+        if begin < end:  # losses that nothing follows are announced with the next tick
+            limit = min(end, *(max(loss.position, begin) for loss in self.announce_losses()), NO_LIMIT)
+        return self._backlog.next(REGION_BYTES, limit)
 
     def put_back(self, region: Region) -> None:
         """The region is not sent now."""
-        self._ring.seek(region.begin)
+        self._backlog.seek(region.begin)
 
     def announce_losses(self) -> list[Loss]:
         """Losses that this session has not announced; each gets its GAP, where the stream stands or later."""
@@ -80,16 +84,31 @@ class Feed:
             self._on_loss(loss)
             count = sum(self._capture.losses(loss.disk).values())
             message = Gap(disk=loss.disk, reason=loss.reason, count=count)
-            position = max(loss.position, self._ring.cursor)
-            self._outbox.insert(Insert(position, FrameType.GAP, message, _nothing, _nothing))
+            position = max(loss.position, self._backlog.cursor)
+            self._outbox.insert(Insert(position, FrameType.GAP, message, _nothing, self._gap_arrived))
+            self._gaps_under_way += 1
         return news
 
+    def _gap_arrived(self) -> None:
+        self._gaps_under_way -= 1
+
+    def are_gaps_known(self) -> bool:
+        """True when the appliance holds every gap that was announced. Before that no disk may enter data mode again:
+        the probe would forget the gap, and if the link broke then, nobody would ever tell the appliance."""
+        return self._gaps_under_way == 0
+
     def due_insert(self) -> Insert | None:
-        """The control frame whose place in the stream is reached; taken out of the outbox."""
+        """The control frame whose place in the stream is reached; taken out of the outbox.
+
+        The end of a sync is dropped when one of its disks left order again: behind the gap it would claim order. Its
+        round is being broken off.
+        """
         insert = self._outbox.next_insert()
-        if insert is None or self._ring.cursor < insert.position:
+        if insert is None or self._backlog.cursor < insert.position:
             return None
-        return self._outbox.pop_insert()
+        self._outbox.pop_insert()
+        is_void = isinstance(insert.message, End) and self._announced.intersection(insert.message.disks)
+        return self.due_insert() if is_void else insert
 
 
 def _nothing() -> None:

@@ -6,11 +6,12 @@ import time
 from collections.abc import Sequence
 
 from rha.capture.capture import Capture
+from rha.engine.backlog import Backlog
 from rha.engine.disks import Disks
 from rha.engine.resync import Round
 from rha.engine.session import Progress
 from rha.engine.state import DiskView
-from rha.report import DiskReport, LinkReport, Report
+from rha.report import DiskReport, LinkReport, Report, SpoolReport
 from rha.scenario import Scenario
 
 
@@ -33,6 +34,7 @@ def disk_reports(disks: Disks, capture: Capture, views: Sequence[DiskView], runn
                 losses=capture.losses(i),
                 left_order=disks.history.losses(view.name),
                 sync=progress.as_report() if progress else None,
+                last_sync=disks.last_sync[i],
             )
         )
     return found
@@ -41,16 +43,18 @@ def disk_reports(disks: Disks, capture: Capture, views: Sequence[DiskView], runn
 def report(
     scenario: Scenario,
     capture: Capture,
+    backlog: Backlog,
     disks: list[DiskReport],
     *,
     progress: Progress | None,
     link: LinkReport | None,
     link_why: str,
+    spool: SpoolReport | None,
     alarms: list[str],
 ) -> Report:
     """The scenario's report. `progress`: of the session; None when no appliance is connected."""
     captured = capture.lsn_base + capture.ring.producer
-    durable = progress.durable_lsn if progress else capture.lsn_base + capture.ring.consumer
+    durable = progress.durable_lsn if progress else capture.lsn_base + backlog.oldest
     worst = next((disk for disk in disks if disk.state != "write-order"), None)
     totals = [capture.captured(i) for i in range(len(disks))]
     return Report(
@@ -63,7 +67,7 @@ def report(
         why=f"{link_why}; {worst.name}: {worst.why}" if worst else f"{link_why}; in write order",
         disks=disks,
         lag_bytes=max(0, captured - durable),
-        lag_seconds=_lag_seconds(capture, captured, durable),
+        lag_seconds=_lag_seconds(backlog, captured, durable),
         records=sum(records for records, _ in totals),
         payload_bytes=sum(payload for _, payload in totals),
         ring_bytes=capture.ring.bytes,
@@ -71,13 +75,14 @@ def report(
         peer=scenario.appliance.address,
         connected=progress is not None,
         link=link,
+        spool=spool,
         alarms=alarms,
     )
 
 
-def _lag_seconds(capture: Capture, captured: int, durable: int) -> float:
+def _lag_seconds(backlog: Backlog, captured: int, durable: int) -> float:
     """Age of the oldest record that is not acknowledged, by the probe's own clock; 0 when there is none."""
     if captured <= durable:
         return 0.0
-    oldest = capture.ring.oldest_time_ns
+    oldest = backlog.oldest_time_ns
     return max(0.0, (time.monotonic_ns() - oldest) / 1e9) if oldest else 0.0

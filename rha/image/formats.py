@@ -13,6 +13,7 @@ from rha.errors import HostError, StorageError
 
 Format = Literal["qcow2", "raw", "vhdx", "vmdk"]
 FORMATS: tuple[Format, ...] = ("qcow2", "raw", "vhdx", "vmdk")
+GROWING: tuple[str, ...] = ("qcow2", "raw")
 
 # lazy_refcounts stays off: an image whose daemon was killed needs no repair before QEMU opens it.
 _OPTIONS: dict[Format, str] = {"qcow2": "compat=1.1", "vmdk": "subformat=monolithicSparse", "vhdx": "subformat=dynamic"}
@@ -60,6 +61,22 @@ def overlay(path: Path, backing: Path, backing_format: str) -> None:
     Raises StorageError when the target exists, or the backing file is missing or of another format.
     """
     _make(path, ["-f", "qcow2", "-b", str(backing.absolute()), "-F", backing_format], [])
+
+
+def grow(path: Path, size: int, format: str) -> None:
+    """Makes a closed image `size` bytes long, its new part zeros; does nothing when it is as long already.
+
+    Raises StorageError, also for formats that qemu-img cannot resize.
+    """
+    if info(path).virtual_size >= size:
+        return
+    if format not in GROWING:
+        raise StorageError(
+            f"image {path} cannot grow",
+            cause=f"qemu-img resizes {' and '.join(GROWING)} only, this is {format}",
+            hint="move the scenario's folder aside on the appliance for a new first sync",
+        )
+    _run("resize", ["-q", "-f", format, str(path), str(size)], path)
 
 
 def overlay_on_nbd(path: Path, socket: Path, export: str) -> None:

@@ -83,12 +83,17 @@ class Ack(msgspec.Struct, kw_only=True):
     credit: int = 0
 
 
+Method = Literal["full", "volume", "compare", "marked"]
+
+
 class Mark(msgspec.Struct, kw_only=True):
-    """A resync of these disks begins; the stream holds every write submitted from here on."""
+    """A resync of these disks begins; the stream holds every write submitted from here on. `methods`: of each disk;
+    empty: `method` for all. All but `marked` go over the whole disk."""
 
     epoch: int
     disks: list[int]
-    method: Literal["full", "compare", "marked"]
+    method: Method
+    methods: list[Method] = []
 
 
 class Gap(msgspec.Struct, kw_only=True):

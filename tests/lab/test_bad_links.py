@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable
 
 import pytest
-from lab import MIB, Disk, Engine, Lab, run, wait_for
-from proxy import Proxy
-from writers import RawWriter
 
+from proof.lab import MIB, Disk, Engine, Lab, run, wait_for
+from proof.proxy import Proxy
+from proof.writers import RawWriter
 from rha.wire.frames import FrameType
 
 pytestmark = pytest.mark.root
@@ -169,11 +169,12 @@ def test_limit_holds_and_is_shown(lab: Lab) -> None:
 
 def test_appliance_whose_disk_stands_still_stays_in_touch(lab: Lab) -> None:
     """Its file system is frozen: no write of the appliance ends. Credit stops the stream, not the connection."""
-    disk, below = lab.disk(128 * MIB), lab.disk(512 * MIB)
+    disk, below = lab.disk(128 * MIB), lab.disk(2048 * MIB)
     store = lab.mount(below.path, "ext4")
     config = lab.folder / "appliance.toml"
     config.write_text(config.read_text().replace(str(lab.appliance.store), str(store / "store")))
     lab.appliance.store = store / "store"
+    lab.stack.callback(lab.appliance.kill)  # before the store is unmounted
     lab.appliance.start()
     engine = lab.engine([disk.path], ring="64MiB", link=QUICK)
     engine.start()
@@ -193,3 +194,26 @@ def test_appliance_whose_disk_stands_still_stays_in_touch(lab: Lab) -> None:
     run("fsfreeze", "-u", store)
     wait_for(lambda: engine.state() == "write-order", 60, engine.report)
     lab.assert_equal(engine, [disk])
+
+
+def test_gap_that_did_not_arrive_is_told_again(lab: Lab) -> None:
+    """The link breaks when the ring is empty enough for a resync and the gap at its end is still to be sent. A resync
+    begun then would clear the gap in the kernel, and the appliance would never hear of it."""
+    disk = lab.disk(64 * MIB)
+    lab.appliance.start()
+    with Proxy(lab.port) as proxy:
+        engine = lab.engine([disk.path], ring="4MiB", port=proxy.port, link=QUICK + 'compression = "none"\n')
+        engine.start()
+        engine.wait_ordered()
+        proxy.refuses = True
+        proxy.cut()
+        with RawWriter(disk.path, longest=64 << 10):
+            wait_for(lambda: engine.losses().get("ring-full"), 30, engine.report)
+        proxy.refuses, proxy.weather.rate = False, 0.25 * MIB
+        wait_for(lambda: engine.report()["ring_used_bytes"] < 0.2 * engine.report()["ring_bytes"], 60, engine.report)
+        assert engine.state() == "bitmap"
+        proxy.cut()
+        proxy.weather.rate = 0
+        go_straight(lab, engine, proxy)
+        lab.assert_equal(engine, [disk])
+    assert FrameType.GAP in lab.appliance.journalled(engine.name)

@@ -12,8 +12,6 @@ from rha.errors import Exit
 
 pytestmark = pytest.mark.root
 
-ZRAM = Path("/sys/class/zram-control")
-
 
 def refusal(lab: Lab, device: str, code: Exit, *words: str) -> None:
     engine = lab.engine([device])
@@ -74,12 +72,3 @@ def test_nobody_listens(lab: Lab) -> None:
     engine.start()
     wait_for(lambda: "nobody listens" in engine.report()["why"], 20, engine.report)
     assert engine.report()["health"] != "ok"
-
-
-def test_bio_based_device(lab: Lab) -> None:
-    if not ZRAM.exists():
-        run("modprobe", "zram")
-    number = (ZRAM / "hot_add").read_text().strip()
-    lab.stack.callback(lambda: (ZRAM / "hot_remove").write_text(number))
-    Path(f"/sys/block/zram{number}/disksize").write_text(str(16 * MIB))
-    refusal(lab, f"/dev/zram{number}", Exit.DEVICE, "bio-based")
