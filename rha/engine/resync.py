@@ -23,7 +23,7 @@ from rha.engine.outbox import Bulk, Insert, Outbox
 from rha.engine.pace import Bucket
 from rha.engine.progress import SyncProgress
 from rha.engine.state import Method, Resync
-from rha.errors import DeviceError, RhaError
+from rha.errors import DeviceError, RhaError, StateError
 from rha.scenario import Sync
 from rha.sync import free_frames, freespace, paced
 from rha.sync.blocks import BLOCK_BYTES, DiskReader
