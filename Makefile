@@ -3,7 +3,7 @@ PYTHON := .venv/bin/python
 STAMP := build/venv.stamp
 C_SOURCES := $(wildcard csrc/*.c csrc/*.h csrc/*.py)
 
-.PHONY: deps venv check test sanitize demo bench vmlab clean
+.PHONY: deps venv check test sanitize demo bench proof vmlab clean
 
 deps:
 	@packaging/install-deps.sh
@@ -32,6 +32,9 @@ demo: venv
 
 bench: venv
 	$(PYTHON) -m bench
+
+proof: venv
+	@$(PYTHON) -m proof
 
 # What needs a Debian machine of its own: device stacks, dm-log-writes, the life of devices, reboots. SCENE= picks one.
 vmlab: venv

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import daemons, disk, pgbench, probe, tables
+from bench import daemons, disk, link, pgbench, probe, tables
 from bench import figures as f
 
 RESULT = Path(__file__).resolve().parent.parent / "build" / "bench.json"
@@ -21,6 +21,7 @@ PARTS: dict[str, tuple[Callable[[], object], Callable[[object], None]]] = {
     "probe": (probe.measure, tables.probe),
     "disk": (disk.measure, tables.three_ways),
     "pgbench": (pgbench.measure, tables.three_ways),
+    "link": (link.measure, link.show),
     "daemons": (daemons.measure, tables.plain),
 }
 

@@ -8,6 +8,8 @@
 #define RHA_BLOCK_SHIFT 16 /* one bit of a bitmap stands for 64 KiB */
 #define RHA_SECTOR_SHIFT 9
 
+#define RHA_MAX_SPARED 64
+
 /* cffi:begin */
 enum rha_mode {
   RHA_MODE_OFF = 0,    /* not watched */
@@ -45,6 +47,11 @@ struct rha_disk {
   unsigned long long settled_ns;   /* written by the engine: those up to this time have ended */
 };
 
+/* Sectors of the whole disk, [begin, end), whole bitmap blocks of the watched part. */
+struct rha_range {
+  unsigned long long begin, end;
+};
+
 struct rha_state {
   unsigned int layout; /* RHA_LAYOUT */
   unsigned int ndisks;
@@ -58,6 +65,14 @@ struct rha_state {
   struct rha_disk disk[16]; /* RHA_MAX_DISKS */
   unsigned long long blind;      /* calls of the probe that could not read what they were called for */
   unsigned long long blind_seen; /* as misses_seen */
+  /* The master's own spool on a watched disk: writes inside are not captured. Only while its engine lives and looks after
+   * the file: should these blocks ever become another file's, their writes must not be missed. */
+  unsigned long long spared_until; /* CLOCK_MONOTONIC ns */
+  unsigned long long spared_dev;   /* as rha_disk.dev */
+  unsigned long long spared_inode, spared_version; /* of the file, to know it again */
+  unsigned int spared_disk;        /* index of the watched disk */
+  unsigned int spared_count;
+  struct rha_range spared[64];     /* RHA_MAX_SPARED, ascending */
 };
 
 /* One per CPU and disk, index cpu * RHA_MAX_DISKS + disk: no CPU waits for another. */

@@ -15,6 +15,7 @@ import nbd
 from proof import journal
 from proof.journal import BadJournal, Frame
 from rha.appliance.apply import Applier
+from rha.control import local
 from rha.image import formats
 from rha.image.client import read_only_export
 from rha.image.storage_daemon import ImageSpec, StorageDaemon
@@ -46,7 +47,6 @@ class AppliedImages:
         self._stack.callback(self._applier.stop)
         self._readers = [_reader(self._daemon.socket, spec.name) for spec in specs]
         self._stack.callback(self._readers.clear)
-        self._sizes = sizes
 
     def to(self, cut: int) -> None:
         """Applies everything up to and with the record that ends at LSN `cut`; returns when it is in the images."""
@@ -85,15 +85,8 @@ class AppliedImages:
         self._journal.append([head, whole])
 
     def differences(self, files: Sequence[Path]) -> Iterator[tuple[int, int]]:
-        """Where the images are not these raw files: (disk, byte offset of a range of 256 KiB that differs)."""
-        expected = bytearray(READ_BYTES)
-        for disk, (reader, path) in enumerate(zip(self._readers, files, strict=True)):
-            with path.open("rb", buffering=0) as file, memoryview(expected) as view:
-                for at in range(0, self._sizes[disk], READ_BYTES):
-                    length = min(READ_BYTES, self._sizes[disk] - at)
-                    assert file.readinto(view[:length]) == length
-                    if reader.pread(length, at) != view[:length]:
-                        yield disk, at
+        """As `differences` below."""
+        return differences(self._readers, files)
 
     def __enter__(self) -> Self:
         return self
@@ -104,9 +97,69 @@ class AppliedImages:
         self._stack.close()
 
 
+def differences(readers: Sequence[Any], files: Sequence[Path]) -> Iterator[tuple[int, int]]:
+    """Where images, each read over a connection of libnbd, are not these raw files: (disk, byte offset of a range of
+    256 KiB that differs)."""
+    expected = bytearray(READ_BYTES)
+    for disk, (reader, path) in enumerate(zip(readers, files, strict=True)):
+        size = path.stat().st_size
+        with path.open("rb", buffering=0) as file, memoryview(expected) as view:
+            for at in range(0, size, READ_BYTES):
+                length = min(READ_BYTES, size - at)
+                assert file.readinto(view[:length]) == length
+                if reader.pread(length, at) != view[:length]:
+                    yield disk, at
+
+
+class OpenedPoints:
+    """The images of an appliance that runs and goes on receiving: at each cut the point of that LSN is opened, as
+    `rha export` and `rha mount` do."""
+
+    def __init__(self, control: Path, scenario: str, disks: int) -> None:
+        """`control`: the appliance's socket."""
+        self._control, self._scenario, self._disks = control, scenario, disks
+        self._name = ""
+        self._readers: list[Any] = []
+
+    def oldest(self) -> int:
+        """The first LSN of the window, as the appliance says."""
+        listing = local.call(self._control, "points", timeout=APPLY_SECONDS, scenario=self._scenario)
+        return int(listing["spans"][0]["lsn"])
+
+    def to(self, cut: int) -> None:
+        """Opens the point at LSN `cut`."""
+        self._close()
+        point = local.call(self._control, "open_point", timeout=APPLY_SECONDS, scenario=self._scenario, at=str(cut))
+        self._name = point["name"]
+        assert point["lsn"] == cut, f"the point at LSN {point['lsn']} was opened, not {cut}"
+        self._readers = [_connect(Path(point["socket"]), f"d{i}") for i in range(self._disks)]
+
+    def differences(self, files: Sequence[Path]) -> Iterator[tuple[int, int]]:
+        """As `differences` above."""
+        return differences(self._readers, files)
+
+    def _close(self) -> None:
+        self._readers = []
+        if self._name:
+            local.call(self._control, "close_point", timeout=APPLY_SECONDS, scenario=self._scenario, name=self._name)
+        self._name = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+
 def _reader(socket: Path, name: str) -> Any:
+    return _connect(socket, read_only_export(name))
+
+
+def _connect(socket: Path, export: str) -> Any:
     """A plain connection of its own: what anybody else reads of the image."""
     handle = nbd.NBD()
-    handle.set_export_name(read_only_export(name))
+    handle.set_export_name(export)
     handle.connect_unix(str(socket))
     return handle

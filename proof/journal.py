@@ -59,8 +59,18 @@ class Change(NamedTuple):
     flags: int = 0
 
 
-def frames(folder: Path, start: int = 0) -> Iterator[Frame]:
-    """All frames from journal position `start` (which must be a frame's) to the end; every checksum is checked.
+def durable(folder: Path) -> int:
+    """The durable mark: the position below which a journal that is still written to can be read. Raises BadJournal."""
+    raw = (folder / "durable").read_bytes()
+    position, total = struct.unpack("<QQ", raw)
+    if _sum(memoryview(raw[:8])) != total:
+        raise BadJournal(f"the durable mark of {folder} is damaged")
+    return int(position)
+
+
+def frames(folder: Path, start: int = 0, end: int | None = None) -> Iterator[Frame]:
+    """All frames from journal position `start` (which must be a frame's) to `end`, a frame's or the whole journal's;
+    every checksum is checked.
 
     Raises BadJournal.
     """
@@ -71,15 +81,15 @@ def frames(folder: Path, start: int = 0) -> Iterator[Frame]:
             raise BadJournal(f"{path} begins at {first}, the one before ends at {expected}")
         expected = first + path.stat().st_size
         if expected > start:
-            yield from _segment(path, first, max(0, start - first))
+            yield from _segment(path, first, max(0, start - first), expected if end is None else min(end, expected))
 
 
-def _segment(path: Path, first: int, offset: int) -> Iterator[Frame]:
+def _segment(path: Path, first: int, offset: int, end: int) -> Iterator[Frame]:
     with path.open("rb") as file:
         if not path.stat().st_size:
             return
         whole = memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
-    while offset < len(whole):
+    while first + offset < end:
         frame = _frame(whole[offset:], first + offset)
         yield frame
         offset = frame.next_position - first

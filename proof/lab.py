@@ -264,10 +264,12 @@ class Lab:
         port: int | None = None,
         pair: pki.Pair | None = None,
         link: str = "",
+        sync: str = "block",
         more: str = "",
     ) -> Engine:
         """The engine of a new scenario over these devices, called d0, d1, …; not started yet. `link`: more lines of
-        that table, `more`: more tables."""
+        that table, `sync`: the method, by default the one after which qemu-img finds no difference in free space
+        either; `more`: more tables."""
         name = name or f"lab-{os.getpid()}"
         pair = pair or self.certificate(name)
         file = self.folder / f"{name}.toml"
@@ -275,7 +277,7 @@ class Lab:
         file.write_text(
             f'name = "{name}"\n{disks}[appliance]\naddress = "127.0.0.1:{port or self.port}"\n'
             f'ca = "{self.pki / "ca.pem"}"\ncertificate = "{pair.certificate}"\nkey = "{pair.key}"\n'
-            f'[capture]\nring = "{ring}"\n[link]\nheartbeat = "200ms"\n{link}{more}'
+            f'[capture]\nring = "{ring}"\n[link]\nheartbeat = "200ms"\n{link}[sync]\nmethod = "{sync}"\n{more}'
         )
         engine = Engine(name, self.folder, file)
         self.stack.callback(engine.unload)

@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
-from proof import filesystems, replay
-from proof.applied import AppliedImages
+from proof import filesystems, journal, replay
+from proof.applied import AppliedImages, OpenedPoints
 from proof.lab import MIB, Engine, Lab, run, wait_for
 from proof.position import Ledger, Position, Records
 from proof.replay import Recording, Replay
@@ -24,7 +25,7 @@ from proof.stamp import SequenceRule, StampWriter
 from proof.writers import FileWriter
 
 MEMORY = Path("/dev/shm")
-KEEP_ALL = 'journal_keep = "1TiB"\n'
+KEEP_ALL = 'window = "30d"\nwindow_bytes = "1TiB"\n'
 
 Judge = Callable[[int, Replay], str | None]  # (cut LSN, its images) → the reason why they are no state of the master
 
@@ -71,6 +72,27 @@ def raw(sizes: Sequence[int], seconds: float, cuts: int, seed: int) -> Verdict:
         end = walk(verdict, recording(lab, engine), cuts, seed, images, judge)
         verdict.lost_bytes = rule.lost_bytes(end.images)
         verdict.failures += differing_end(end, [disk.file for disk in disks])
+    return verdict
+
+
+def points(sizes: Sequence[int], seconds: float, cuts: int, seed: int) -> Verdict:
+    """Points of a running appliance, opened by LSN while the writers go on: each is the straight replay."""
+    verdict = Verdict("opened points")
+    with setting() as (lab, images):
+        disks = [lab.disk(size) for size in sizes]
+        engine = ordered(lab, [disk.path for disk in disks])
+        log = images / "log"
+        with StampWriter(log, [disk.path for disk in disks], seed=seed, pause_us=50_000) as writer:
+            time.sleep(seconds)
+            folder = lab.appliance.store / engine.name / "journal"
+            found = replay.scan(folder, journal.durable(folder))
+            with OpenedPoints(lab.appliance.socket, engine.name, len(disks)) as opened:
+                oldest = opened.oldest()
+                window = tuple(cut for cut in found.cuts if cut >= oldest)
+                wanted = chosen(found._replace(cuts=window), cuts, seed)
+                compared(verdict, found, wanted, images, opened, lambda cut, at: None)
+            verdict.writes = writer.count()
+        lab.assert_equal(engine, disks)
     return verdict
 
 
@@ -129,21 +151,41 @@ def recording(lab: Lab, engine: Engine) -> Recording:
 
 
 def walk(verdict: Verdict, found: Recording, cuts: int, seed: int, folder: Path, judge: Judge) -> Replay:
-    """Compares and judges at random cuts of the recording. Returns the replay of all of it."""
-    began = time.monotonic()
-    chosen = sorted(random.Random(seed).sample(found.cuts, min(cuts, len(found.cuts))))
-    straight = Replay(found.folder, [folder / f"replay-{i}.raw" for i in range(len(found.sizes))], found.sizes)
+    """Compares and judges the applier's images at random cuts of the recording. Returns the replay of all of it."""
     place = Path(tempfile.mkdtemp(dir=folder))
     with AppliedImages(place, found.folder, found.sizes) as images:
-        for cut in chosen:
-            straight.to(cut)
-            images.to(cut)
-            places = [f"disk {disk} at {offset}" for disk, offset in images.differences(straight.files)]
-            wrong = f"the image is not the replay: {places[:3]}" if places else judge(cut, straight)
-            verdict.cuts += 1
-            if wrong:
-                verdict.failures.append(f"{verdict.subject}, seed {seed}, LSN {cut}: {wrong}")
+        straight = compared(verdict, found, chosen(found, cuts, seed), folder, images, judge)
     straight.to_end()
+    return straight
+
+
+def chosen(found: Recording, cuts: int, seed: int) -> list[int]:
+    """So many random cuts, ascending; all when there are fewer."""
+    return sorted(random.Random(seed).sample(found.cuts, min(cuts, len(found.cuts))))
+
+
+class Images(Protocol):
+    """Images of the product that can be looked at as they were at a cut."""
+
+    def to(self, cut: int) -> None: ...
+
+    def differences(self, files: Sequence[Path]) -> Iterator[tuple[int, int]]: ...
+
+
+def compared(
+    verdict: Verdict, found: Recording, cuts: Sequence[int], folder: Path, images: Images, judge: Judge
+) -> Replay:
+    """Compares and judges images at ascending cuts. Returns the replay, which stands at the last one."""
+    began = time.monotonic()
+    straight = Replay(found.folder, [folder / f"replay-{i}.raw" for i in range(len(found.sizes))], found.sizes)
+    for cut in cuts:
+        straight.to(cut)
+        images.to(cut)
+        places = [f"disk {disk} at {offset}" for disk, offset in images.differences(straight.files)]
+        wrong = f"the image is not the replay: {places[:3]}" if places else judge(cut, straight)
+        verdict.cuts += 1
+        if wrong:
+            verdict.failures.append(f"{verdict.subject}, LSN {cut}: {wrong}")
     verdict.seconds = time.monotonic() - began
     return straight
 
@@ -157,18 +199,29 @@ def differing_end(end: Replay, files: list[Path]) -> list[str]:
     ]
 
 
-def run_all(cuts: int, seed: int, say: Callable[[str], None]) -> list[Verdict]:
-    """All subjects, sharing about so many cuts."""
-    parts: list[tuple[float, Callable[[int], Verdict]]] = [
-        (0.35, lambda n: raw([48 * MIB], 8, n, seed)),
-        (0.2, lambda n: raw([24 * MIB, 24 * MIB], 6, n, seed + 1)),
-        (0.25, lambda n: file_system("ext4", 12, n, seed + 2)),
-        (0.1, lambda n: file_system("xfs", 12, n, seed + 3)),
-        (0.1, lambda n: file_system("btrfs", 12, n, seed + 4)),
+class Subject(NamedTuple):
+    """A load, and how many cuts it gets; `act(cuts)` records and judges it."""
+
+    name: str
+    cuts: int
+    act: Callable[[int], Verdict]
+
+    def judge(self, say: Callable[[str], None]) -> Verdict:
+        """Raises whatever kept it from its end."""
+        found = self.act(self.cuts)
+        counts = f"{found.cuts} cuts, {found.writes} writes, {len(found.failures)} failures"
+        say(f"{self.name}: {counts} in {found.seconds:.0f} s")
+        return found
+
+
+def subjects(cuts: int, seed: int) -> list[Subject]:
+    """All of them, sharing about so many cuts."""
+    parts: list[tuple[str, float, Callable[[int], Verdict]]] = [
+        ("raw", 0.4, lambda n: raw([48 * MIB], 10, n, seed)),
+        ("raw, 2 disks", 0.17, lambda n: raw([24 * MIB, 24 * MIB], 8, n, seed + 1)),
+        ("opened points", 0.05, lambda n: points([24 * MIB, 24 * MIB], 8, n, seed + 5)),
+        ("ext4", 0.2, lambda n: file_system("ext4", 12, n, seed + 2)),
+        ("xfs", 0.09, lambda n: file_system("xfs", 12, n, seed + 3)),
+        ("btrfs", 0.09, lambda n: file_system("btrfs", 12, n, seed + 4)),
     ]
-    found = []
-    for share, part in parts:
-        found.append(part(round(cuts * share)))
-        last = found[-1]
-        say(f"{last.subject}: {last.cuts} cuts in {last.seconds:.0f} s, {len(last.failures)} failures")
-    return found
+    return [Subject(name, -(-int(cuts * share * 100) // 100), act) for name, share, act in parts]

@@ -131,6 +131,8 @@ class _Lane:
             work()  # type: ignore[operator]
         self._over.set()
         for side in (self._source, self._target):
+            with contextlib.suppress(OSError):  # closed already: the other lane was first
+                side.shutdown(socket.SHUT_RDWR)  # a close alone does not reach a thread that waits in recv
             side.close()
 
     def _take(self) -> None:

@@ -91,12 +91,12 @@ class _Order:
             self.ordered_from[message["disk"]] = None
 
 
-def scan(folder: Path) -> Recording:
-    """Reads a whole journal once. Raises BadJournal, also when its beginning was trimmed."""
+def scan(folder: Path, end: int | None = None) -> Recording:
+    """Reads a journal once, to position `end` or whole. Raises BadJournal, also when its beginning was trimmed."""
     order = _Order()
     if not (folder / f"{0:016x}.journal").exists():
         raise BadJournal(f"{folder} does not begin at position 0")
-    for frame in journal.frames(folder):
+    for frame in journal.frames(folder, 0, end):
         order.take(frame)
     count = order.count
     return Recording(

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-SOURCE = Path(__file__).with_name("stamp.c")
-PROGRAM = SOURCE.parents[1] / "build/stamp"
+from proof.compiled import compiled
+
 SECTOR = 512
 MAGIC = 0x50415453414852
 _WORDS = SECTOR // 8
@@ -26,17 +26,6 @@ ENTRY = np.dtype(
     [("submitted", "<u8"), ("completed", "<u8"), ("sector", "<u8"), ("sectors", "<u4"), ("device", "<u2"), ("w", "<u2")]
 )
 Words = np.ndarray[Any, np.dtype[np.uint64]]
-
-
-def program() -> Path:
-    """The compiled writer, made when it is missing or older than its source. Raises CalledProcessError."""
-    if not PROGRAM.exists() or PROGRAM.stat().st_mtime < SOURCE.stat().st_mtime:
-        PROGRAM.parent.mkdir(exist_ok=True)
-        draft = PROGRAM.with_suffix(".new")
-        flags = ["-O2", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-pthread"]
-        subprocess.run(["gcc", *flags, "-o", draft, SOURCE], check=True)
-        draft.rename(PROGRAM)
-    return PROGRAM
 
 
 class StampWriter:
@@ -56,7 +45,7 @@ class StampWriter:
         """`longest` in sectors; `capacity`: writes that the log takes, after which the writer ends."""
         numbers = [capacity, seed, threads, pause_us, longest]
         self.log = log
-        self._words = [str(program()), str(log), *map(str, numbers), *devices]
+        self._words = [str(compiled("stamp.c")), str(log), *map(str, numbers), *devices]
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

@@ -30,6 +30,7 @@ from proof.stamp import SequenceRule, StampWriter
 from proof.weather import Clock, busy_processors, clock_steps, little_memory
 
 SETTLE_SECONDS = 180.0
+PATIENCE_SECONDS = 120.0  # an engine that found the appliance dead some times in a row waits for up to 30 s
 LIMIT_BYTES = 112 * MIB  # for each daemon, under memory pressure
 
 
@@ -103,12 +104,13 @@ class Victim:
         self.stamps = StampWriter(
             self.log, [self.disk.path], seed=storm.seed * 100 + number, threads=8, pause_us=30_000, longest=64
         )
+        stack.callback(self.stamps.stop)
         files = [storm.images / f"follow-{number}.raw"]
         self.journal = lab.appliance.store / name / "journal"
         self.follower = Follower(self.journal, files, (self.disk.bytes,))
 
     def begin(self) -> None:
-        wait_for(lambda: self.engine.state() == "write-order", 90, self.engine.report)
+        wait_for(lambda: self.engine.state() == "write-order", PATIENCE_SECONDS, self.engine.report)
         self.stamps.start()
 
     def torment(self, draw: random.Random) -> None:
@@ -131,20 +133,30 @@ class Victim:
         self.engine.launch()
         time.sleep(draw.random() * 0.5)
         if draw.random() < 0.5:
-            wait_for(lambda: self.engine.report()["connected"] or not self.engine.is_running, 60, self.engine.report)
+            wait_for(
+                lambda: self.engine.report()["connected"] or not self.engine.is_running,
+                PATIENCE_SECONDS,
+                self.engine.report,
+            )
 
     def cut(self, draw: random.Random) -> None:
         """Both ends of the connection, whatever they were saying."""
-        wait_for(lambda: self.engine.report()["connected"], 90, lambda: (self.engine.report(), self.engine.log()))
+        wait_for(
+            lambda: self.engine.report()["connected"],
+            PATIENCE_SECONDS,
+            lambda: (self.engine.report(), self.engine.log()),
+        )
         before = self.proxy.cuts
         self.proxy.cut()
         self.tally.link_cuts += self.proxy.cuts > before
 
     def overflow(self, draw: random.Random) -> None:
         """The engine is stopped, the writer hurries, until the ring is full."""
-        wait_for(self.position.is_capturing, 90, lambda: (self.engine.report(), self.engine.log()[-2000:]))
+        wait_for(
+            self.position.is_capturing, PATIENCE_SECONDS, lambda: (self.engine.report(), self.engine.log()[-2000:])
+        )
         if draw.random() < 0.3:
-            wait_for(lambda: self.engine.state() == "write-order", 90, self.engine.report)
+            wait_for(lambda: self.engine.state() == "write-order", PATIENCE_SECONDS, self.engine.report)
         process, before = self.engine.process, self.position.overflows()
         assert process is not None
         process.send_signal(signal.SIGSTOP)
@@ -178,7 +190,7 @@ class Storm:
     def __init__(self, plan: Plan, seed: int, stack: ExitStack) -> None:
         self.plan, self.seed, self._stack = plan, seed, stack
         self.tally = Tally(plan.name, seed)
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rha-storm-")))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rha-storm-", ignore_cleanup_errors=True)))
         self.images = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rha-storm-", dir=MEMORY)))
         self.lab = Lab(folder, MEMORY, stack, settings=KEEP_ALL)
         self.clock = Clock(folder, seed)
@@ -214,7 +226,7 @@ class Storm:
         for number in range(self.plan.appliance_kills):
             time.sleep(0.2 + draw.random() * 1.2)
             if number % 6 == 5 and appliance.is_running:
-                wait_for(lambda: bool(appliance.reports()) or not appliance.is_running, 60, appliance.log)
+                wait_for(lambda: bool(appliance.reports()) or not appliance.is_running, PATIENCE_SECONDS, appliance.log)
                 self._stop_and_compare()
             else:
                 self.tally.kills_appliance += appliance.is_running
@@ -222,7 +234,7 @@ class Storm:
             time.sleep(draw.random() * 0.3)
             appliance.launch()
             if draw.random() < 0.7:
-                wait_for(lambda: bool(appliance.reports()) or not appliance.is_running, 60, appliance.log)
+                wait_for(lambda: bool(appliance.reports()) or not appliance.is_running, PATIENCE_SECONDS, appliance.log)
 
     def _stop_and_compare(self) -> None:
         self.lab.appliance.stop()
@@ -309,15 +321,12 @@ def run(plan: Plan, seed: int) -> Tally:
         return Storm(plan, seed, stack).run()
 
 
-def run_all(seed: int, say: Callable[[str], None]) -> list[Tally]:
-    """All storms."""
-    found = []
-    for number, plan in enumerate(PLANS):
-        tally = run(plan, seed + 1000 * number)
-        say(
-            f"storm {tally.name}, seed {tally.seed}: {tally.kills_engine} + {tally.kills_appliance} kills, "
-            f"{tally.overflows} overflows, {tally.link_cuts} cut links in {tally.seconds:.0f} s; "
-            f"{tally.lost_bytes} bytes lost, {tally.silent_gaps} silent gaps, {len(tally.failures)} failures"
-        )
-        found.append(tally)
-    return found
+def told(plan: Plan, seed: int, say: Callable[[str], None]) -> Tally:
+    """`run`, and a sentence about it."""
+    tally = run(plan, seed)
+    say(
+        f"storm {tally.name}, seed {tally.seed}: {tally.kills_engine} + {tally.kills_appliance} kills, "
+        f"{tally.overflows} overflows, {tally.link_cuts} cut links in {tally.seconds:.0f} s; "
+        f"{tally.lost_bytes} bytes lost, {tally.silent_gaps} silent gaps, {len(tally.failures)} failures"
+    )
+    return tally

@@ -11,14 +11,19 @@ VERSION = 1
 
 
 class Sync(msgspec.Struct, kw_only=True):
-    """A running sync or resync."""
+    """A running sync or resync, or one that is over."""
 
-    method: str  # "full" or "compare"
+    method: str  # "full", "volume", "compare" or "marked"
     done_bytes: int
     total_bytes: int
     sent_bytes: int  # what had to travel
     rate_bytes: float  # per second, over the last seconds
     remaining_seconds: float | None  # None: not known yet
+    read_bytes: int = 0  # of the disk
+    compared_bytes: int = 0  # by digest
+    left_out_bytes: int = 0  # free space, neither read nor sent
+    source: str = ""  # who said what is free, and what could not be asked
+    seconds: float = 0.0  # since it began
 
 
 class DiskReport(msgspec.Struct, kw_only=True):
@@ -37,6 +42,7 @@ class DiskReport(msgspec.Struct, kw_only=True):
     reason: str = ""
     left_order: dict[str, int] = {}
     sync: Sync | None = None
+    last_sync: Sync | None = None  # the last one that this engine ended
 
 
 class Point(msgspec.Struct, kw_only=True):
@@ -65,6 +71,16 @@ class SpoolReport(msgspec.Struct, kw_only=True):
     bytes: int
     used_bytes: int
     why: str
+
+
+class Window(msgspec.Struct, kw_only=True):
+    """The points of a scenario: every write since `oldest` is one, where the images were consistent. `bytes` of at most
+    `most_bytes` on the appliance's disk; `wanted_seconds`: how far back it may reach."""
+
+    oldest: Point
+    bytes: int
+    most_bytes: int
+    wanted_seconds: float
 
 
 class VmReport(msgspec.Struct, kw_only=True):
@@ -105,4 +121,5 @@ class Report(msgspec.Struct, kw_only=True):
     link: LinkReport | None = None
     spool: SpoolReport | None = None
     vm: VmReport | None = None
+    window: Window | None = None
     alarms: list[str] = []

@@ -100,6 +100,14 @@ class Spool(_Table, kw_only=True, frozen=True):
     size: Size
 
 
+class Sync(_Table, kw_only=True, frozen=True):
+    """How an image is made equal to its disk (rha/engine/state.py, `method_for`), and how fast the disk may be read."""
+
+    method: Literal["auto", "volume", "block", "full", "offline"] = "auto"
+    read_limit: Rate = Rate(0)
+    priority: Literal["normal", "idle"] = "normal"
+
+
 class Check(_Table, kw_only=True, frozen=True):
     """One question put to the master (or to the substitute): does this service answer?"""
 
@@ -203,6 +211,7 @@ class Scenario(_Table, kw_only=True, frozen=True):
     capture: Capture = Capture()
     link: Link = Link()
     spool: Spool | None = None
+    sync: Sync = Sync()
     check: list[Check] = []
     vm: Vm = Vm()
     redirect: list[Redirect] = []

@@ -40,6 +40,7 @@ def rules(clean: Clean) -> Iterator[Mistake]:
     yield from _ring(clean.get("capture", {}).get("ring"))
     yield from _link(clean.get("link", {}))
     yield from _spool(clean.get("spool") or {})
+    yield from _limit(clean.get("sync", {}), "sync.read_limit", "read_limit")
     for index, check in enumerate(clean.get("check", [])):
         yield from _check(check, f"check[{index}]")
     if clean.get("mode") == "ha" and clean.get("check") == []:
@@ -94,9 +95,9 @@ def _link(table: Clean) -> Iterator[Mistake]:
         yield from _window(window, f"link.schedule[{index}]")
 
 
-def _limit(table: Clean, path: str) -> Iterator[Mistake]:
-    if 0 < table.get("limit", 0) < MIN_LIMIT:
-        yield Mistake(path, f"{show_bytes(table['limit'])}/s is under {show_bytes(MIN_LIMIT)}/s")
+def _limit(table: Clean, path: str, field: str = "limit") -> Iterator[Mistake]:
+    if 0 < table.get(field, 0) < MIN_LIMIT:
+        yield Mistake(path, f"{show_bytes(table[field])}/s is under {show_bytes(MIN_LIMIT)}/s")
 
 
 def _window(table: Clean, path: str) -> Iterator[Mistake]:

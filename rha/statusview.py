@@ -88,6 +88,7 @@ def _scenario(report: Report, now: float, colour: bool) -> Iterator[str]:
         yield from _field("ring", _ring(report))
         yield from _field("spool", _spool(report))
     yield from _field("consistent", _consistent(report, now))
+    yield from _field("points", _window(report, now))
     for disk in report.disks:
         yield from _disk(disk)
     yield from _field("vm", _vm(report))
@@ -159,6 +160,14 @@ def _consistent(report: Report, now: float) -> str:
     point = report.consistent
     stamp = datetime.fromtimestamp(point.time, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     return f"LSN {point.lsn}, {stamp}, {show_seconds(max(0.0, now - point.time))} ago"
+
+
+def _window(report: Report, now: float) -> str:
+    if report.window is None or report.state in ("missing", "unknown"):
+        return ""
+    window = report.window
+    kept = f"{show_bytes(window.bytes)} of {show_bytes(window.most_bytes)}"
+    return f"every write of the last {show_seconds(max(0.0, now - window.oldest.time))}; {kept}"
 
 
 def _vm(report: Report) -> str:

@@ -11,6 +11,7 @@ often for that reason).
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import time
 from typing import Any
@@ -36,6 +37,11 @@ def is_so(wanted: str, report: dict[str, Any]) -> bool:
     return int(disks[name]["left_order"].get(reason, 0)) >= int(count)
 
 
+def has_failed(scenario: str) -> bool:
+    """systemd has given the engine up."""
+    return subprocess.run(["systemctl", "is-failed", "--quiet", f"rha-engine@{scenario}"], check=False).returncode == 0
+
+
 def main(scenario: str, wanted: str, seconds: str) -> int:
     end = time.monotonic() + float(seconds)
     while True:
@@ -46,7 +52,7 @@ def main(scenario: str, wanted: str, seconds: str) -> int:
         if report and is_so(wanted, report):
             print(json.dumps(report))
             return 0
-        if time.monotonic() > end:
+        if time.monotonic() > end or (report is None and has_failed(scenario)):
             print(json.dumps(report))
             return 1
         time.sleep(EVERY_SECONDS)

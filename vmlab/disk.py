@@ -53,7 +53,7 @@ def node(disk: Disk, format: str = "raw") -> dict[str, Any]:
     has written is in this host's page cache, and this host does not lose power in a test."""
     file: dict[str, Any] = {"driver": "file", "filename": str(disk.file)}
     if disk.bad_sectors:
-        refusals = [{"event": "write_aio", "sector": sector, "errno": 5} for sector in disk.bad_sectors]
+        refusals = [{"event": "none", "iotype": "write", "sector": sector, "errno": 5} for sector in disk.bad_sectors]
         file = {"driver": "blkdebug", "image": file, "inject-error": refusals}
     cache = {"direct": False, "no-flush": True}
     return {

@@ -17,7 +17,7 @@ from vmlab.machine import Machine
 from vmlab.site import Master, Site, why_not_equal
 
 MIB = 1 << 20
-BAD_SECTOR = 40960  # of the disk `bad`: 20 MiB from its start
+BAD_SECTOR = 81920  # of the disk `bad`: 40 MiB from its start
 SCENARIO = "life"
 LOSS_SECONDS = 60.0
 

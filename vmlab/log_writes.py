@@ -26,14 +26,14 @@ from demo import product
 from proof import filesystems, journal, replay
 from proof.applied import AppliedImages
 from rha.errors import StateError
-from vmlab import disk
+from vmlab import disk, layers
 from vmlab.machine import Machine
 from vmlab.site import Master, Site
 from vmlab.write_log import Replayed
 
 MIB = 1 << 20
 KINDS = ("ext4", "xfs")
-DATA_BYTES = {"ext4": 64 * MIB, "xfs": 304 * MIB}
+DATA_BYTES = 72 * MIB
 LOG_BYTES = 4096 * MIB  # sparse
 MARKS = 12
 RING = "128MiB"  # a gap would put a sync between two marks
@@ -80,7 +80,7 @@ def run(say: Say = print) -> Verdict:
     """
     with tempfile.TemporaryDirectory(prefix="rha-vm-", dir="/var/tmp") as name:
         folder = Path(name)
-        data = [disk.make(folder, f"data-{kind}", DATA_BYTES[kind], "virtio") for kind in KINDS]
+        data = [disk.make(folder, f"data-{kind}", DATA_BYTES, "virtio") for kind in KINDS]
         logs = [disk.make(folder, f"log-{kind}", LOG_BYTES, "virtio") for kind in KINDS]
         with Site(folder) as site:
             with Machine("logged", folder, disks=[*data, *logs], memory_mib=1280, cpus=2) as machine:
@@ -103,7 +103,7 @@ class _Recorder:
         for kind, data, log in zip(KINDS, self._data, self._logs, strict=True):
             table = f"0 $(blockdev --getsz {data.path}) log-writes {data.path} {log.path}"
             self._machine.sh(f'modprobe dm-log-writes; dmsetup create lw-{kind} --table "{table}"')
-            self._machine.sh(f"mkfs.{kind} -q /dev/mapper/lw-{kind}; mkdir -p /mnt/lab/{kind}")
+            self._machine.sh(f"{layers.MKFS[kind]} /dev/mapper/lw-{kind}; mkdir -p /mnt/lab/{kind}")
             self._machine.run("mount", "-o", "discard", f"/dev/mapper/lw-{kind}", f"/mnt/lab/{kind}")
         self._load()
         self._site.start()

@@ -32,7 +32,8 @@ from vmlab.monitor import Monitor
 from vmlab.network import USER, Card
 from vmlab.wire import Answer, Gone, Wire
 
-BOOT_SECONDS = 180.0  # 15 to 30 under TCG on an idle host
+BOOT_SECONDS = 600.0  # 25 under TCG on an idle host, 170 were seen on a busy one
+DISKS_SECONDS = 60.0
 RUN_SECONDS = 120.0
 OFF_SECONDS = 60.0
 LINES_SHOWN = 15
@@ -111,7 +112,8 @@ class Machine:
         self._wire, self.monitor = Wire(agent), Monitor(monitor)
 
     def wait_up(self, boots: int = 0) -> float:
-        """Until the agent of the boot after the first `boots` ones of this power-on answers. Seconds it took."""
+        """Until the agent of the boot after the first `boots` ones of this power-on answers, and the disks are there.
+        Seconds it took."""
         begun = time.monotonic()
         try:
             is_up = self._running().wait_boot(boots, BOOT_SECONDS)
@@ -119,6 +121,8 @@ class Machine:
             raise self._not_up("QEMU ended") from error
         if not is_up:
             raise self._not_up(f"no agent within {BOOT_SECONDS:.0f} s")
+        if self.disks:  # the agent may be quicker than udev
+            self.wait_until(" && ".join(f"test -b {disk.path}" for disk in self.disks), DISKS_SECONDS)
         return time.monotonic() - begun
 
     def _not_up(self, why: str) -> VmError:

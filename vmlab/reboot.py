@@ -117,7 +117,7 @@ class _Scene:
         ).splitlines()
         times = {name: int(value) / 1e6 for name, value in (line.split() for line in lines[:4])}
         said = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in sorted(times.items(), key=lambda one: one[1]))
-        return f"{said}; capturing since {lines[4].split(']')[0].strip('[ ')} s"
+        return f"{said}; capturing since {float(lines[4].split(']')[0].strip('[ ')):.1f} s"
 
     def compare(self) -> str:
         """Everything quiet: the disk's file against the replica. Ends machine and appliance."""

@@ -14,6 +14,7 @@ from typing import Any, Self
 from demo import product
 from demo.setting import free_ports
 from rha import pki
+from rha.control import local
 from rha.errors import StateError, VmError
 from vmlab.machine import Machine
 
@@ -41,15 +42,21 @@ class Site:
         self._config.write_text(
             f'listen = "127.0.0.1:{self.port}"\nstore = "{self.store}"\nrun_dir = "{self.run_dir}"\n'
             f'ca = "{self._pki / "ca.pem"}"\ncertificate = "{mine.certificate}"\nkey = "{mine.key}"\n'
-            'journal_keep = "64GiB"\n'  # an oracle replays all of it
+            'window_bytes = "64GiB"\n'  # an oracle replays all of the journal
         )
         self._daemon: product.Daemon | None = None
 
     def start(self) -> None:
-        """Starts the appliance; a second start after `stop` is a restart."""
+        """Starts the appliance and waits until it answers; a second start after `stop` is a restart.
+
+        Raises StateError with its last words when it ends instead.
+        """
         words = ["--config", str(self._config)]
         self._daemon = product.Daemon("appliance", words, self.run_dir, self.folder / "appliance.log")
         self._stack.callback(self._daemon.stop)
+        while not local.answers(self.run_dir / "appliance.sock"):
+            self._daemon.check()
+            time.sleep(EVERY_SECONDS)
 
     def stop(self) -> None:
         """SIGTERM, waited for: the images may be read now."""
@@ -75,7 +82,8 @@ class Site:
             f"/etc/rha/{scenario}.toml",
             f'name = "{scenario}"\n{tables}[appliance]\naddress = "{HOST}:{self.port}"\n'
             f'ca = "/etc/rha/pki/ca.pem"\ncertificate = "/etc/rha/pki/{pair.certificate.name}"\n'
-            f'key = "/etc/rha/pki/{pair.key.name}"\n[capture]\nring = "{ring}"\n[link]\nheartbeat = "500ms"\n',
+            f'key = "/etc/rha/pki/{pair.key.name}"\n[capture]\nring = "{ring}"\n[link]\nheartbeat = "500ms"\n'
+            '[sync]\nmethod = "block"\n',
         )
         machine.sh("cp -u /opt/rha/packaging/rha-engine@.service /etc/systemd/system/ && systemctl daemon-reload")
         return Master(self, machine, scenario)
@@ -143,7 +151,7 @@ class Master:
         answer = self.machine.call("bash", "-c", f"{_ASK} {self.name} {what} {timeout}", timeout=timeout + 30)
         if answer.code != 0:
             raise VmError(
-                f"{self.name} is not {what} after {timeout:.0f} s",
+                f"{self.name} is not {what}, within {timeout:.0f} s",
                 cause=answer.stdout.decode() + answer.stderr.decode() + "\n" + self.log(),
             )
         return dict(json.loads(answer.stdout))

@@ -64,7 +64,7 @@ def _one_machine(site: Site, folder: Path, group: str, stacks: Sequence[Stack], 
     with Machine(group, folder, disks=disks, memory_mib=MACHINE_MIB, cpus=2) as machine:
         say(f"{group}: machine booted in {machine.start():.0f} s")
         for stack in stacks:
-            machine.sh(f"{stack.build}; mkfs.{stack.fs} -q {stack.top}; mkdir -p {stack.mount_point}")
+            machine.sh(f"{stack.build}; {layers.MKFS[stack.fs]} {stack.top}; mkdir -p {stack.mount_point}")
         tops = [Watched(stack.name, stack.key, stack.top) for stack in stacks]
         found = Group(site, machine, group, stacks, say).prove(tops, is_below=False)
         below = [

@@ -9,6 +9,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Protocol
 
@@ -28,7 +30,7 @@ CHECKPOINT_SECONDS = 2.0
 IDLE_SECONDS = 0.2  # quiet for this long counts as idle: no flush per frame under a trickle of writes
 KEEP_BYTES = 1 << 30
 
-OnFrame = Callable[[Entry], None]
+OnFrame = Callable[[Entry], bool]
 
 
 class Keeper(Protocol):
@@ -42,8 +44,9 @@ class Keeper(Protocol):
         must be kept, too."""
 
 
-def _ignore(_: Entry) -> None:
+def _ignore(_: Entry) -> bool:
     """Nobody follows the control frames."""
+    return False
 
 
 class Applier:
@@ -54,7 +57,7 @@ class Applier:
 
     `on_frame(entry)` runs in the applier's thread for HELLO, MARK, END and GAP, in order, once everything before the
     frame is in the images (not always flushed). After a crash the frames behind the checkpoint come again, so it must
-    bear repetition. What it raises stops the applier.
+    bear repetition. What it raises stops the applier. True asks for a checkpoint right behind the frame.
     """
 
     def __init__(
@@ -215,12 +218,12 @@ class Applier:
 
     def _apply_until(self, limit: int) -> None:
         """Applies frames below the durable position, at most one batch; a control frame ends it too."""
-        reached, size = self._applied, 0
+        reached, size, is_due = self._applied, 0, False
         for entry in self._journal.read(reached.position, limit):
             control = entry.header.type not in (FrameType.RECORDS, FrameType.RESYNC)
             if control:
                 self._write(reached)
-                self._on_frame(entry)
+                is_due = self._on_frame(entry)
             else:
                 self._take(entry, reached)
             reached = _after(entry, reached)
@@ -228,6 +231,8 @@ class Applier:
             if control or size >= BATCH_BYTES:
                 break
         self._write(reached)
+        if is_due:
+            self._checkpoint()
 
     def _take(self, entry: Entry, reached: Checkpoint) -> None:
         """Adds a data frame to the batch. Raises StorageError when it cannot be right."""
@@ -250,12 +255,8 @@ class Applier:
         found, data = self._batch.reduce()
         if self._keeper and found:
             self._keeper.before_write(found)
-        for extent in found:
-            writer = self._writers[extent.disk]
-            if extent.kind == extents.ZEROS:
-                writer.zero(extent.offset, extent.length)
-            else:
-                writer.write(extent.offset, data[extent.data : extent.data + extent.length])
+        for disk, mine in groupby(found, attrgetter("disk")):
+            self._writers[disk].write_batch(list(mine), data)
         for writer in self._writers:
             writer.drain()
         self._batch.clear()

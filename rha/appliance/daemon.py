@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType as StackFrame
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import msgspec
 
 from rha.appliance.config import Config, load
+from rha.appliance.importer import Importer
 from rha.appliance.receive import Connection
 from rha.appliance.replica import Replica
 from rha.appliance.verbs import PointVerbs
@@ -181,6 +183,22 @@ class Appliance:
         """Raises StateError when the scenario is not here."""
         return self._warden(scenario).replica
 
+    def replace(self, scenario: str, act: Callable[[], None]) -> None:
+        """Closes a scenario, if it is here, for `act` to change its folder, and opens what is there then. No master is
+        served meanwhile. Raises StateError, StorageError."""
+        self._hang_up(scenario)
+        with self._lock:
+            if scenario in self._connections:
+                raise StateError(f"{scenario} is connected", cause="its master came back at once", hint="try again")
+            warden = self._wardens.pop(scenario, None)
+            if warden:
+                warden.stop()
+                warden.replica.close()
+            try:
+                act()
+            finally:
+                self._open_known(scenario)
+
     def _warden(self, scenario: str) -> Warden:
         with self._lock:
             if scenario not in self._wardens:
@@ -258,6 +276,7 @@ def run(config_path: Path) -> int:
         "failover": appliance.failover,
         "discard": appliance.discard,
         **PointVerbs(appliance.replica).handlers(),
+        **Importer(config, appliance.replace).handlers(),
     }
     try:
         with local.serve(Path(config.run_dir) / "appliance.sock", handlers):

@@ -26,6 +26,7 @@ from rha.appliance.undo import Block, Head, Reader, UndoFile
 from rha.errors import RhaError, StorageError
 from rha.journal.extents import Extent
 from rha.journal.folder import DurableMark
+from rha.units import show_bytes
 
 INTERVAL_BYTES = 512 << 20  # of journal: what is replayed forward to show a point is at most this
 INTERVAL_SECONDS = 600.0
@@ -100,6 +101,8 @@ class History:
         self._readers: Sequence[Reader] = ()
         self._watchers: list[Watcher] = []
         self._disk_bytes: list[int] = []
+        self._pinned: int | None = None  # what begins here or later is not removed
+        self._begin_next = False
         self.cut_why = ""  # why the window is shorter than its time; "" when it is not
         self.lost_why = ""  # why it began anew, if it had to
 
@@ -164,6 +167,8 @@ class History:
                 if not _is_full(error):
                     raise
                 if not self._remove(1):
+                    if self._pinned is not None:
+                        raise
                     self._lose("the store's disk is full")
                     return
         with self._lock:
@@ -192,6 +197,8 @@ class History:
             return state.why_not_consistent() is None
         head = self._current.head
         since = saved.position - head.start.position
+        if self._begin_next:
+            return since > 0
         return since >= INTERVAL_BYTES or (since > 0 and self._clock() - head.created >= INTERVAL_SECONDS)
 
     def _begin(self, saved: Checkpoint, state: StreamState, before_end: int) -> None:
@@ -206,6 +213,8 @@ class History:
         )
         fresh = UndoFile.create(self.folder, head, self._disk_bytes)
         with self._lock:
+            if self._begin_next:
+                self._begin_next, self._pinned = False, None
             self._current = fresh
             self._intervals.append(Interval(fresh.path, head))
         if before:
@@ -217,6 +226,16 @@ class History:
         with self._lock:
             if self._current and self._current.head.start.position < saved.position:
                 self._begin(saved, self._state_at(saved), saved.position)
+
+    def begin_at_next(self) -> None:
+        """The next checkpoint begins an interval: what comes before it cannot be replayed from the journal. What was
+        pinned for that is free then."""
+        self._begin_next = True
+
+    def pin(self, start: int | None) -> None:
+        """The interval that begins here, and later ones, are needed until further notice (None)."""
+        with self._lock:
+            self._pinned = start
 
     def take_back(self, position: int, now: Checkpoint) -> None:
         """The images show again what they were at a journal position where an interval began, and count as `now`: what
@@ -251,7 +270,8 @@ class History:
     def _remove(self, count: int) -> int:
         """Removes the oldest intervals, never the current one. Returns how many."""
         with self._lock:
-            count = min(count, len(self._intervals) - 1)
+            pinned = [i for i, kept in enumerate(self._intervals) if kept.head.start.position == self._pinned]
+            count = max(0, min(count, len(self._intervals) - 1, *pinned))
             gone, self._intervals = self._intervals[:count], self._intervals[count:]
         for interval in gone:
             interval.path.unlink(missing_ok=True)
@@ -278,6 +298,19 @@ class History:
     def forget(self, why: str) -> None:
         """Gives up all points: the images were changed by somebody else."""
         self._lose(why)
+
+    def alarms(self, free: int) -> list[str]:
+        """What a person should know before it hurts. `free`: bytes on the store's disk."""
+        found = []
+        if self.lost_why:
+            found.append(f"older points were lost: {self.lost_why}")
+        if self.cut_why:
+            found.append(f"the window of points is shorter than wanted: {self.cut_why}")
+        if free < self.limits.reserve // 2:
+            found.append(f"the store's disk is full ({show_bytes(free)} left): nothing is received until there is room")
+        elif free < 2 * self.limits.reserve:
+            found.append(f"the store's disk is nearly full: {show_bytes(free)} left")
+        return found
 
     # Points ---------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,9 @@ from rha.appliance.apply import Applier, OnFrame
 from rha.appliance.checkpoint import Checkpoint
 from rha.appliance.history import History
 from rha.errors import RhaError, StateError
+from rha.hashing import Buffer
 from rha.image.storage_daemon import ImageReader, ImageSpec, ImageWriter, StorageDaemon
+from rha.journal.extents import ZEROS, Extent
 from rha.journal.segment import Journal
 
 T = TypeVar("T")
@@ -158,6 +160,18 @@ class ImageFiles:
         with self._changed:
             self._changed.wait_for(lambda: self.is_open or is_hopeless(), timeout)
             return self.is_open
+
+    def write_back(self, extents: Sequence[Extent], data: Sequence[Buffer]) -> None:
+        """Writes what is not in the journal; in the applier's thread, from `on_frame`. `data`: of each extent, anything
+        for zeros. Raises StorageError."""
+        self._history.before_write(extents)
+        for extent, content in zip(extents, data, strict=True):
+            if extent.kind == ZEROS:
+                self._writers[extent.disk].zero(extent.offset, extent.length)
+            else:
+                self._writers[extent.disk].write(extent.offset, content)
+        for writer in self._writers:
+            writer.drain()
 
     def notify(self) -> None:
         """Lets `wait_open` look again."""

@@ -18,15 +18,18 @@ from rha.appliance.checkpoint import Checkpoint
 from rha.appliance.config import Config, limits_of
 from rha.appliance.history import History
 from rha.appliance.image_files import ImageFiles
+from rha.appliance.points import place_of
+from rha.appliance.pointview import PointView
+from rha.appliance.rewinding import write_back
 from rha.appliance.spans import Change, follow, trimmed
-from rha.appliance.stream import Message, StreamState, decode, fold, state_at
+from rha.appliance.stream import Message, StreamState, decode, fold, rewound, state_at
 from rha.errors import RhaError, StateError
 from rha.image import formats
 from rha.image.storage_daemon import ImageSpec
 from rha.journal.segment import Entry, Journal
 from rha.report import Point
 from rha.wire.frames import BadFrame
-from rha.wire.messages import Gap, Heartbeat, Hello, Mark
+from rha.wire.messages import Gap, Heartbeat, Hello, Mark, Rewind
 
 MERGE_RETRY_SECONDS = 10.0
 
@@ -139,16 +142,33 @@ class Images:
 
     # Applying -------------------------------------------------------------------------------------------------
 
-    def _on_applied_frame(self, entry: Entry) -> None:
+    def _on_applied_frame(self, entry: Entry) -> bool:
         """In the applier's thread, once everything before the frame is in the images."""
+        if entry.position < self.applied_state.position:
+            return False  # redone after a crash; the saved state knows it already
+        message = decode(entry.header, entry.payload)
+        if isinstance(message, Rewind):
+            self._take_back(entry, message)
         with self._lock:
-            if entry.position < self.applied_state.position:
-                return  # redone after a crash; the saved state knows it already
-            message = decode(entry.header, entry.payload)
             state = fold(self.applied_state, entry.header, message, redo=True)
             self._note_change(entry, state)
             self.applied_state = msgspec.structs.replace(state, position=entry.next_position)
             catalog.save_stream(self.folder, self.applied_state)
+        return isinstance(message, Rewind)
+
+    def _take_back(self, entry: Entry, message: Rewind) -> None:
+        """Makes the images what they were at a point; done again from the beginning after a crash."""
+        with self._lock:
+            state = rewound(self.applied_state, entry.header.lsn, message, "rewinding")
+            self.applied_state = msgspec.structs.replace(state, position=entry.position)
+            catalog.save_stream(self.folder, self.applied_state)
+        place = place_of(message, self.history.intervals)
+        view = PointView(self.history, self._journal, place, self)
+        try:
+            write_back(view, self._files.write_back)
+        finally:
+            view.close()
+        self.history.begin_at_next()
 
     def _note_change(self, entry: Entry, state: StreamState) -> None:
         changes = follow(self.changes, state, entry.header.lsn, entry.position, self.applied.time_ns / 1e9)
@@ -184,7 +204,7 @@ class Images:
             try:
                 return self._files.wait_applied(position, left)
             except StateError:  # closed meanwhile, for a merge perhaps: then there will be another applier
-                if self.is_retired:
+                if self.is_retired or self._files.failure():
                     raise
 
     def _await_open(self, timeout: float | None = None) -> None:
@@ -239,6 +259,8 @@ class Images:
         with self._lock:
             if self.why_not_consistent():
                 return self.guard.point if self.guard else None
+            if self.applied_state.is_rewound:
+                return Point(lsn=self.applied.lsn, time=self.applied_state.shown_time)
             moment = self.applied.time_ns / 1e9
             for beat in heard:
                 if self.applied.lsn >= beat.captured_lsn:

@@ -17,20 +17,31 @@ from rha.appliance import catalog
 from rha.appliance.checkpoint import Checkpoint
 from rha.appliance.images import Images
 from rha.appliance.minus import WrittenSectors
+from rha.appliance.points import Place
 from rha.appliance.stream import Message, StreamState, decode, fold
+from rha.appliance.unsent import Unsent
 from rha.errors import NetworkError, StateError
 from rha.journal import extents
 from rha.journal.segment import Journal
 from rha.report import Point
 from rha.scenario import Scenario, from_plain
+from rha.sync.free_frames import decode_ranges
 from rha.wire import frames
 from rha.wire.codec import Decompressor
 from rha.wire.frames import BadFrame, FrameType, Header
-from rha.wire.messages import PROTOCOL, DiskNeed, End, Heartbeat, Hello, Mark, Welcome
+from rha.wire.messages import PROTOCOL, DiskNeed, End, Heartbeat, Hello, Mark, Rewind, Welcome
 
 SPOOL_BYTES = 16 << 30  # durable and not yet applied; beyond it the receiver waits, and the master falls to its bitmap
 
-_NEED = {"new": "full", "stale": "compare", "syncing": "marked", "broken": "marked", "ordered": "nothing"}
+_NEED = {
+    "new": "full",
+    "stale": "compare",
+    "rewinding": "compare",
+    "rewound": "compare",
+    "syncing": "marked",
+    "broken": "marked",
+    "ordered": "nothing",
+}
 
 
 class Intake:
@@ -44,6 +55,7 @@ class Intake:
         self.scenario: Scenario | None = catalog.load_scenario(folder)
         self.state: StreamState = images.applied_state
         self._written: dict[int, WrittenSectors] = {}
+        self.unsent = Unsent(folder)
         self.sync_ended = journal.end  # journal position behind the last end of a sync
         self.heartbeat: Heartbeat | None = None
         self.heard_at: float | None = None  # monotonic
@@ -59,8 +71,30 @@ class Intake:
         if saved.position > state.position and saved.lsn and state.next_lsn is not None:
             state = msgspec.structs.replace(state, next_lsn=saved.lsn)
         for entry in self._journal.read(max(saved.position, state.position), self._journal.durable):
-            state = fold(state, entry.header, decode(entry.header, entry.payload), redo=True)
+            message = decode(entry.header, entry.payload)
+            if isinstance(message, Rewind):
+                self._images.history.pin(message.start)
+            state = fold(state, entry.header, message, redo=True)
         self.state = state
+        self.unsent.recall(self._journal, [disk.bytes for disk in state.disks])
+
+    def rewind(self, place: Place, by: str) -> None:
+        """Journals that the images are taken back to a point; the applier does it. Raises StorageError."""
+        message = Rewind(
+            lsn=place.lsn,
+            time=place.time,
+            start=place.interval.head.start.position,
+            position=place.position,
+            prefix=place.prefix,
+            by=by,
+        )
+        self._images.history.pin(message.start)
+        # A new LSN: the one before it goes on to mean what the images are now.
+        raw = frames.control(FrameType.REWIND, message, lsn=self.state.lsn + 8)
+        header = frames.decode_header(raw[: frames.HEADER_BYTES])
+        self._journal.append([raw])
+        self.state = fold(self.state, header, message)
+        self.commit()
 
     # Greeting -------------------------------------------------------------------------------------------------
 
@@ -161,6 +195,8 @@ class Intake:
             self._hear(frames.decode_control(header, payload, Heartbeat))
         elif header.type in frames.JOURNALED and header.type is not FrameType.HELLO:
             self._journal_frame(header, payload)
+        elif header.type is FrameType.FREE:
+            self._take_free(header, payload)
         else:
             raise BadFrame("a frame out of turn", cause=f"{header.type.name} in the middle of a stream")
 
@@ -186,6 +222,7 @@ class Intake:
             extents.check_records(payload[: header.raw_length], [disk.bytes for disk in state.disks])
             for written in self._written.values():
                 written.add_records(payload[: header.raw_length])
+            self.unsent.follow(header, payload)
         if header.type is FrameType.RESYNC:
             self._journal_resync(header, payload)
         else:
@@ -225,6 +262,11 @@ class Intake:
         if isinstance(message, Mark):
             for disk in message.disks:
                 self._written[disk] = WrittenSectors(disk, state.disks[disk].bytes)
+            for disk, method in zip(
+                message.disks, message.methods or [message.method] * len(message.disks), strict=False
+            ):
+                if method != "marked":
+                    self.unsent.clear(disk)
         for disk in list(self._written):
             if state.disks[disk].phase not in ("syncing", "broken"):
                 del self._written[disk]
@@ -252,8 +294,21 @@ class Intake:
                 flags=header.flags,
             )
             self._journal.append([head, part])
+            self.unsent.follow(frames.decode_header(head), part)
+
+    def _take_free(self, header: Header, payload: memoryview) -> None:
+        """Ranges that the sync leaves out. What the stream has written there since the mark is not among them."""
+        written = self._written.get(header.disk)
+        if written is None:
+            raise BadFrame("free ranges outside a sync", cause=f"disk {header.disk}: no mark in this session")
+        size = self.state.disks[header.disk].bytes
+        ranges = decode_ranges(payload[: header.raw_length], size)
+        left = [part for offset, length in ranges for part in written.without(offset, length)]
+        self.unsent.add(header.disk, size, left)
 
     def commit(self) -> int:
         """As `Replica.commit`."""
-        self._images.durable(self._journal.sync())
+        durable = self._journal.sync()
+        self.unsent.save_if_due(durable)
+        self._images.durable(durable)
         return self.state.lsn

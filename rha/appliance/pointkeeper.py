@@ -27,6 +27,7 @@ from rha.image import formats
 from rha.image.nbd_server import NbdServer
 from rha.image.storage_daemon import ImageSpec
 from rha.journal.segment import Journal
+from rha.report import Point, Window
 
 
 class Listing(msgspec.Struct, kw_only=True):
@@ -159,6 +160,20 @@ class PointKeeper:
             window_bytes=history.limits.bytes,
             cut_why=history.cut_why,
             lost_why=history.lost_why,
+        )
+
+    def window(self) -> Window | None:
+        """The points in short; None when there are none."""
+        history, applied = self._images.history, self._images.applied
+        intervals = history.intervals
+        if not intervals:
+            return None
+        first = intervals[0].head.start
+        return Window(
+            oldest=Point(lsn=first.lsn, time=first.time_ns / 1e9),
+            bytes=history.size() + applied.position - first.position,
+            most_bytes=history.limits.bytes,
+            wanted_seconds=history.limits.seconds,
         )
 
     def bookmark(self, name: str, at: str, by: str) -> Bookmark:

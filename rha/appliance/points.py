@@ -12,12 +12,13 @@ import msgspec
 from rha._native import ffi, lib
 from rha.appliance.history import Interval
 from rha.appliance.stream import StreamState, decode, fold, state_at
-from rha.errors import StateError
+from rha.errors import StateError, StorageError
 from rha.journal import reader
 from rha.journal.extents import check_records
 from rha.journal.segment import Journal
 from rha.units import parse_seconds, show_seconds
 from rha.wire.frames import FrameType
+from rha.wire.messages import Rewind
 
 BOOKMARK_NAME = re.compile(r"[a-z][a-z0-9._-]{0,62}")
 
@@ -128,7 +129,8 @@ class _Walk:
         self.why = ""
         self.has_moved = False
         self._interval, self._wanted = interval, wanted
-        self._state, self._time_ns = head.stream, head.start.time_ns
+        self._state = head.stream
+        self._time_ns = int(head.stream.shown_time * 1e9) if head.stream.is_rewound else head.start.time_ns
         self._disk_bytes = [disk.bytes for disk in head.stream.disks]
         self._stand(head.start.position, 0, state_at(head.stream, head.start.lsn))
 
@@ -150,6 +152,8 @@ class _Walk:
     def _step(self, place: reader.Place) -> bool:
         """One frame further. False: this frame is behind what is wanted, in part at least."""
         header, wanted = place.header, self._wanted
+        if header.type is FrameType.REWIND:  # what follows it is the next interval's
+            return False
         if header.type is not FrameType.RECORDS:
             if wanted.lsn is not None and header.lsn > wanted.lsn:
                 return False
@@ -187,6 +191,14 @@ def _is_whole(end_lsn: int, time_ns: int, wanted: Wanted) -> bool:
     if wanted.lsn is not None:
         return end_lsn <= wanted.lsn
     return wanted.time is None or time_ns / 1e9 <= wanted.time
+
+
+def place_of(message: Rewind, intervals: Sequence[Interval]) -> Place:
+    """The point that a rewind goes back to. Raises StorageError when it is not kept any more."""
+    for interval in intervals:
+        if interval.head.start.position == message.start:
+            return Place(interval, message.position, message.prefix, message.lsn, message.time)
+    raise StorageError("the point has left the window", cause=f"LSN {message.lsn} was to be rewound to")
 
 
 def check_name(name: str, taken: Iterable[Bookmark]) -> None:

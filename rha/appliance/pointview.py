@@ -228,17 +228,30 @@ class PointView:
 
     def changed(self, disk: int) -> Iterator[tuple[int, int]]:
         """The ranges (offset, length) that were written since, or may be about to be; ascending, neighbours merged."""
+        begin = end = 0
+        for offset, length, _ in self.runs(disk):
+            if offset != end:
+                if end > begin:
+                    yield begin, end - begin
+                begin = offset
+            end = offset + length
+        if end > begin:
+            yield begin, end - begin
+
+    def runs(self, disk: int) -> Iterator[tuple[int, int, bool]]:
+        """As `changed`, cut where zeros begin or end: (offset, length, is it zeros)."""
         count = ffi.new("size_t *")
         with self._lock:
             table = lib.rha_map_pieces(self._map, disk, count)
             if not count[0]:
                 return
             rows = np.frombuffer(ffi.buffer(table, count[0] * _PIECE.itemsize), _PIECE).copy()
-        ends = rows["offset"] + rows["length"]
-        breaks = np.flatnonzero(rows["offset"][1:] != ends[:-1])
+        ends, zeros = rows["offset"] + rows["length"], rows["kind"] == ZEROS
+        breaks = np.flatnonzero((rows["offset"][1:] != ends[:-1]) | (zeros[1:] != zeros[:-1]))
         firsts, lasts = np.append(0, breaks + 1), np.append(breaks, len(rows) - 1)
-        for begin, end in zip(rows["offset"][firsts].tolist(), ends[lasts].tolist(), strict=True):
-            yield begin, end - begin
+        found = (rows["offset"][firsts], ends[lasts], zeros[firsts])
+        for begin, end, is_zero in zip(*(column.tolist() for column in found), strict=True):
+            yield begin, end - begin, is_zero
 
     def differing(self, newer: PointView, disk: int) -> Iterator[tuple[int, int]]:
         """The ranges (offset, length) in whole sectors whose content is not that of a newer point; ascending,

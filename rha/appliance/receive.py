@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from rha.appliance.replica import Replica
 from rha.errors import NetworkError, RhaError
-from rha.sync.blocks import BLOCK_BYTES, DIGEST_BYTES, differing, digests
+from rha.sync.blocks import BLOCK_BYTES, DIGEST_BYTES, SECTOR_BYTES, differing, digests
 from rha.wire import codec, frames, tls
 from rha.wire.credit import Grant
 from rha.wire.frames import HEADER_BYTES, BadFrame, FrameType, Header
@@ -132,9 +132,9 @@ class Connection:
             self._acknowledge(replica, taker)
         for header, flags in comparer.answers():
             payload = memoryview(frames.pad(flags))
-            fields = {"disk": header.disk, "offset": header.offset, "raw_length": len(flags)}
+            fields = {"disk": header.disk, "offset": header.offset, "flags": header.flags, "raw_length": len(flags)}
             link.post(frames.encode(FrameType.DIFFERS, payload, **fields), payload)
-        if time.monotonic() - link.last_heard > SILENCE_SECONDS:
+        if not hold and time.monotonic() - link.last_heard > SILENCE_SECONDS:
             raise NetworkError(f"{self._peer} is silent", cause=f"nothing for {SILENCE_SECONDS:.0f} s")
 
     def _count(self, header: Header) -> None:
@@ -273,7 +273,7 @@ class _Comparer(threading.Thread):
 
     def ask(self, header: Header, theirs: bytes, position: int) -> None:
         """One HASHES frame; `position` is the journal's end behind what stood before it. Raises BadFrame."""
-        if not theirs or len(theirs) % DIGEST_BYTES or header.offset % BLOCK_BYTES:
+        if not theirs or len(theirs) % DIGEST_BYTES or header.offset % _unit(header):
             raise BadFrame("digests that fit no blocks", cause=f"{len(theirs)} bytes at {header.offset}")
         self._questions.put((header, theirs, position))
 
@@ -297,13 +297,17 @@ class _Comparer(threading.Thread):
 
     def _compare(self, header: Header, theirs: bytes, position: int) -> bytes:
         self._replica.wait_applied(position)
-        blocks, size = len(theirs) // DIGEST_BYTES, self._replica.disk_bytes(header.disk)
-        length = min(blocks * BLOCK_BYTES, size - header.offset)
-        if length <= (blocks - 1) * BLOCK_BYTES:
+        blocks, size, unit = len(theirs) // DIGEST_BYTES, self._replica.disk_bytes(header.disk), _unit(header)
+        length = min(blocks * unit, size - header.offset)
+        if length <= (blocks - 1) * unit:
             raise BadFrame("digests beyond the end of the disk", cause=f"{blocks} blocks at {header.offset} of {size}")
-        mine = digests(memoryview(self._replica.read_image(header.disk, header.offset, length)))
-        return differing(mine, theirs)
+        mine = digests(memoryview(self._replica.read_image(header.disk, header.offset, length)), unit)
+        return self._replica.judge(header.disk, header.offset, unit, differing(mine, theirs))
 
     def stop(self) -> None:
         self._questions.put(None)
         self.join()
+
+
+def _unit(header: Header) -> int:
+    return SECTOR_BYTES if header.flags & frames.FLAG_SECTORS else BLOCK_BYTES

@@ -8,6 +8,7 @@ Folder of a scenario, below the store:
     guard.json       a consistent point is kept below overlays (guard.py)
     undo/            old content, for points (undo.py)  changes.json     when the images were consistent, and when not
     bookmarks.json   points with names                  points/          overlays of the points that are open
+    unsent.json      free space that syncs left out (unsent.py)
 
 The journal side is intake.py, the image side images.py. Threads: `welcome`, `take` and `commit` belong to the one
 connection that holds the scenario; the applier has its own; everything else may be called from any thread.
@@ -20,9 +21,12 @@ import time
 from pathlib import Path
 
 from rha.appliance.config import Config
+from rha.appliance.history import free_bytes
 from rha.appliance.images import Images
 from rha.appliance.intake import SPOOL_BYTES, Intake
 from rha.appliance.pointkeeper import PointKeeper
+from rha.appliance.points import Place
+from rha.errors import StateError
 from rha.image.storage_daemon import ImageSpec
 from rha.journal.segment import Journal
 from rha.report import Point, Report
@@ -39,6 +43,7 @@ class Replica:
         self.folder, self.name = folder, folder.name
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = threading.RLock()
+        self._reserve = int(config.reserve)
         self._journal = Journal.open(folder / "journal")
         self._images = Images(folder, config, self._journal, self._lock)
         self._intake = Intake(folder, self._journal, self._images, self._lock, self.point)
@@ -46,9 +51,8 @@ class Replica:
         self.is_connected = False
         self.peer = ""
         if self._intake.state.disks:
-            closed_at = self._images.applied
+            self._intake.refold(self._images.applied)
             self._images.resume(retired=retired)
-            self._intake.refold(closed_at)
 
     def close(self) -> None:
         """Everything stopped and on disk. Raises StorageError when the images could not be closed well."""
@@ -84,8 +88,11 @@ class Replica:
         self._intake.heard_at = time.monotonic()
 
     def spool_full(self) -> bool:
-        """True while the receiver should wait for the applier."""
-        return self.spool_bytes() > SPOOL_BYTES
+        """True while the receiver should wait: for the applier, or for room on the store's disk."""
+        return self.spool_bytes() > SPOOL_BYTES or self._free() < self._reserve // 2
+
+    def _free(self) -> int:
+        return free_bytes(self.folder)
 
     def tend(self) -> None:
         """What is to be done beside the stream, now and then: end a guard, replace a failed applier."""
@@ -119,6 +126,30 @@ class Replica:
         one."""
         with self._lock:
             return None if self._images.guard else self._intake.state.why_not_consistent()
+
+    # Going back ----------------------------------------------------------------------------------------------------
+
+    def rewind(self, text: str, by: str) -> Place:
+        """Takes the images themselves back to a point; returns it. When the journal holds that, it is done, whatever
+        happens to this process; what the images were before is a point, too.
+
+        Raises StateError while the master is connected or a substitute stands, and when there is no such point;
+        StorageError when it cannot be applied.
+        """
+        if self._images.is_retired:
+            raise StateError(f"a substitute VM has the images of {self.name}", hint=f"rha discard {self.name}")
+        if self.is_connected:
+            raise StateError(
+                f"the master of {self.name} is connected",
+                cause="it would at once bring the replica back to what its own disks are",
+                hint="stop the engine on the master first; to look without changing anything: rha mount",
+            )
+        place = self.points.find(text)
+        self.commit()
+        self.wait_applied()
+        self._intake.rewind(place, by)
+        self.wait_applied()
+        return place
 
     # The images -----------------------------------------------------------------------------------------------
 
@@ -154,6 +185,11 @@ class Replica:
         Raises BadFrame when the range is not on the disk, StateError when a substitute VM has the images.
         """
         return self._images.read(disk, offset, length)
+
+    def judge(self, disk: int, offset: int, unit: int, flags: bytes) -> bytes:
+        """The flags of a comparison (rha/sync/blocks.py), where a difference in what a sync left out is told from
+        others."""
+        return self._intake.unsent.judge(disk, offset, unit, flags) if any(flags) else flags
 
     def disk_names(self) -> list[str]:
         return [disk.name for disk in self._intake.state.disks]
@@ -193,6 +229,9 @@ class Replica:
 
     def _consistency(self, why: str | None) -> str:
         if why is None:
+            state = self._images.applied_state
+            if state.is_rewound:
+                return f"the images were taken back to LSN {state.shown_lsn}"
             return "the images are a state of the master"
         guard = self._images.guard
         return f"{why}; the point at LSN {guard.point.lsn} stays bootable" if guard else why
@@ -203,18 +242,20 @@ class Replica:
             scenario, beat = self.scenario, self.last_heartbeat
             why, failure = self.why_not_consistent(), self.failure()
             alarms = [f"applying failed, and is tried again: {failure}"] if failure else []
+            alarms += self._images.history.alarms(self._free())
             return Report(
                 role="appliance",
                 scenario=self.name,
                 mode=scenario.mode if scenario else "dr",
                 time=time.time(),
-                health="alarm" if failure else "warning" if why or not self.is_connected else "ok",
+                health="alarm" if failure else "warning" if alarms or why or not self.is_connected else "ok",
                 state="failed" if failure else "inconsistent" if why else "consistent",
                 why=failure or self._consistency(why),
                 disks=beat.report.disks if beat and beat.report else [],
                 lag_bytes=self.spool_bytes(),
                 lag_seconds=None,
                 consistent=self.point(),
+                window=self.points.window(),
                 peer=self.peer,
                 connected=self.is_connected,
                 alarms=alarms,

@@ -13,12 +13,13 @@ import msgspec
 
 from rha.wire import frames
 from rha.wire.frames import BadFrame, FrameType, Header
-from rha.wire.messages import End, Gap, Hello, Mark
+from rha.wire.messages import End, Gap, Hello, Mark, Rewind
 
 # new: the image is all zeros and was never written; stale: it holds something, of an unknown moment of the disk;
 # syncing: between MARK and END; ordered: every record counts, consistent from `end_lsn` on; broken: a GAP, ranges known
-# to the master
-Phase = Literal["new", "stale", "syncing", "ordered", "broken"]
+# to the master; rewinding, rewound: it is taken, or was taken, back to an earlier point: consistent, and no longer what
+# the master has
+Phase = Literal["new", "stale", "syncing", "ordered", "broken", "rewinding", "rewound"]
 
 
 class DiskState(msgspec.Struct, kw_only=True, frozen=True):
@@ -33,13 +34,20 @@ class DiskState(msgspec.Struct, kw_only=True, frozen=True):
 
 class StreamState(msgspec.Struct, kw_only=True, frozen=True):
     """The whole. `next_lsn`: where the next frame must stand; None: anywhere above `floor`, a new generation.
-    `position`: the journal below it is what the state was folded from; valid iff the state is a saved one."""
+    `position`: the journal below it is what the state was folded from; valid iff the state is a saved one.
+    `shown_lsn`, `shown_time`: the point that the disks were taken back to; valid iff they are rewound."""
 
     generation: str = ""
     next_lsn: int | None = None
     floor: int = 0
     position: int = 0
     disks: tuple[DiskState, ...] = ()
+    shown_lsn: int = 0
+    shown_time: float = 0.0
+
+    @property
+    def is_rewound(self) -> bool:
+        return bool(self.disks) and all(disk.phase == "rewound" for disk in self.disks)
 
     @property
     def lsn(self) -> int:
@@ -51,7 +59,7 @@ class StreamState(msgspec.Struct, kw_only=True, frozen=True):
         if not self.disks:
             return "nothing was received yet"
         for disk in self.disks:
-            if disk.phase != "ordered":
+            if disk.phase not in ("ordered", "rewound"):
                 return f"{disk.name}: {_PHASES[disk.phase]}{f' ({disk.why})' if disk.why else ''}"
             if self.lsn < disk.end_lsn:
                 return f"{disk.name}: its sync ends {disk.end_lsn - self.lsn} bytes of stream later"
@@ -63,14 +71,16 @@ _PHASES = {
     "stale": "the master's capture began anew, the image must be compared",
     "syncing": "a sync is running",
     "broken": "the disk left write order",
+    "rewinding": "it is being taken back to an earlier point",
 }
 
-Message = Hello | Mark | End | Gap | None
-_MESSAGES: dict[FrameType, type[Hello] | type[Mark] | type[End] | type[Gap]] = {
+Message = Hello | Mark | End | Gap | Rewind | None
+_MESSAGES: dict[FrameType, type[Hello] | type[Mark] | type[End] | type[Gap] | type[Rewind]] = {
     FrameType.HELLO: Hello,
     FrameType.MARK: Mark,
     FrameType.END: End,
     FrameType.GAP: Gap,
+    FrameType.REWIND: Rewind,
 }
 
 
@@ -87,6 +97,8 @@ def fold(state: StreamState, header: Header, message: Message, *, redo: bool = F
     """
     if isinstance(message, Hello):
         return _begin_generation(state, message)
+    if isinstance(message, Rewind):
+        return rewound(state, header.lsn, message, "rewound")
     if not redo:
         _check_place(state, header)
     advance = header.raw_length if header.type is FrameType.RECORDS else 0
@@ -137,6 +149,12 @@ def _grow(state: StreamState, hello: Hello) -> StreamState:
         for disk in state.disks
     ]
     return msgspec.structs.replace(state, disks=tuple(disks))
+
+
+def rewound(state: StreamState, lsn: int, message: Rewind, phase: Literal["rewinding", "rewound"]) -> StreamState:
+    """The state of disks that are taken back. Whatever the master says next, they must be compared."""
+    disks = tuple(DiskState(name=disk.name, bytes=disk.bytes, phase=phase) for disk in state.disks)
+    return StreamState(floor=lsn, disks=disks, shown_lsn=message.lsn, shown_time=message.time)
 
 
 def _check_place(state: StreamState, header: Header) -> None:

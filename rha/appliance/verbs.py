@@ -25,6 +25,8 @@ class PointVerbs:
             "close_point": self.close,
             "mount_point": self.mount,
             "changed": self.changed,
+            "rewind": self.rewind,
+            "rewind_size": self.rewind_size,
         }
 
     def _keeper(self, scenario: str) -> PointKeeper:
@@ -56,6 +58,23 @@ class PointVerbs:
             keeper.close(point.name)
             raise
         return answer(point.describe())
+
+    def rewind_size(self, scenario: str, at: str) -> Any:
+        """What a rewind would write: the point, and bytes by disk."""
+        keeper = self._keeper(scenario)
+        view = keeper.view(keeper.find(at))
+        try:
+            disks = self._replica_of(scenario).disk_names()
+            sizes = {disk: sum(length for _, length in view.changed(number)) for number, disk in enumerate(disks)}
+        finally:
+            view.close()
+        return {"lsn": view.place.lsn, "time": view.place.time, "bytes": sizes}
+
+    def rewind(self, scenario: str, at: str, by: str = "") -> Any:
+        replica = self._replica_of(scenario)
+        before = replica.applied_lsn
+        place = replica.rewind(at, by)
+        return {"lsn": place.lsn, "time": place.time, "before": before, "now": replica.applied_lsn}
 
     def changed(self, scenario: str, at: str, to: str) -> Any:
         """The ranges that differ between two points, by disk: [offset, length] in bytes."""

@@ -14,6 +14,7 @@ from rha._native import ffi, lib
 from rha.capture import bpf, drain, pins, shared
 from rha.capture.device import Device
 from rha.capture.ring import Ring
+from rha.capture.spared import Spared
 
 
 class Gap(NamedTuple):
@@ -126,6 +127,41 @@ class Capture:
         plane, _ = self._plane(self._pending, disk)
         lib.rha_bits_set(plane, first, self.blocks(disk) - first)
         slot["sectors"] = device.sectors
+
+    # The spool on a watched disk ------------------------------------------------------------------------------
+
+    def spared(self) -> Spared | None:
+        """The file whose writes are not captured while its engine lives; None when there is none."""
+        state, count = self.state, int(self.state["spared_count"])
+        if not count:
+            return None
+        ranges = tuple((int(one["begin"]), int(one["end"])) for one in state["spared"][:count])
+        return Spared(int(state["spared_disk"]), int(state["spared_inode"]), int(state["spared_version"]), ranges)
+
+    def spare(self, file: Spared | None) -> None:
+        """Writes inside the file are not captured, until the time that `spare_until` gives. None: all are captured."""
+        state = self.state
+        state["spared_until"] = 0
+        time.sleep(shared.PROBE_SECONDS)  # a probe that is under way must not see half of another table
+        state["spared_count"] = 0
+        if file:
+            state["spared_dev"] = self.devices[file.disk].dev
+            state["spared_disk"], state["spared_inode"], state["spared_version"] = file[:3]
+            for i, (begin, end) in enumerate(file.ranges):
+                state["spared"][i]["begin"], state["spared"][i]["end"] = begin, end
+            state["spared_count"] = len(file.ranges)
+
+    def spare_until(self, time_ns: int) -> None:
+        """CLOCK_MONOTONIC, ns."""
+        self.state["spared_until"] = time_ns
+
+    def spared_blocks(self, disk: int) -> list[tuple[int, int]]:
+        """(first, count) of the bitmap blocks of a disk whose content the image does not follow."""
+        file = self.spared()
+        if file is None or file.disk != disk:
+            return []
+        start, block = self.devices[disk].start, shared.BLOCK_BYTES // 512
+        return [((begin - start) // block, (end - begin) // block) for begin, end in file.ranges]
 
     # Modes and losses -----------------------------------------------------------------------------------------
 
@@ -250,6 +286,10 @@ class Capture:
     def mark_all_pending(self, disk: int) -> None:
         target, _ = self._plane(self._pending, disk)
         lib.rha_bits_set(target, 0, self.blocks(disk))
+
+    def mark_pending(self, disk: int, first: int, count: int) -> None:
+        target, _ = self._plane(self._pending, disk)
+        lib.rha_bits_set(target, first, count)
 
     def clear_pending(self, disk: int, first: int, count: int) -> None:
         """These blocks have arrived on the appliance."""

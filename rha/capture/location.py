@@ -62,6 +62,11 @@ def _of_file_system(folder: Path, number: str) -> Iterator[str]:
         raise StorageError("unknown disks", cause=f"a file system of type {kind} does not say on which disks it is")
 
 
+def type_of(folder: Path) -> str:
+    """The type of the file system that a folder lies on, as the kernel calls it."""
+    return _mount(folder.resolve())[0]
+
+
 def _mount(folder: Path) -> tuple[str, str]:
     """Type and source of the file system that is mounted over a folder (proc_pid_mountinfo(5)). By its path: btrfs
     shows stat another number than its mount has."""

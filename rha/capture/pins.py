@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -47,15 +48,23 @@ def layout(scenario: str) -> int:
         return int.from_bytes(memory[:4], "little")
 
 
-def watched(scenario: str) -> list[tuple[int, int, int]]:
-    """(whole disk's number, first sector, sectors) of each disk that the pinned probe of a scenario watches; empty for
-    a layout that this version cannot read. Raises OSError."""
+class Watched(NamedTuple):
+    """A disk that a pinned probe watches, as in `Device`."""
+
+    dev: int
+    start: int
+    sectors: int
+    diskseq: int
+
+
+def watched(scenario: str) -> list[Watched]:
+    """The disks of a scenario's pinned probe; empty for a layout that this version cannot read. Raises OSError."""
     if layout(scenario) != shared.LAYOUT:
         return []
     with _state(scenario) as memory:
         state = np.frombuffer(memory[: shared.STATE.itemsize], shared.STATE)[0]
     disks = state["disk"][: int(state["ndisks"])]
-    return [(int(disk["dev"]), int(disk["start"]), int(disk["sectors"])) for disk in disks]
+    return [Watched(*(int(disk[name]) for name in Watched._fields)) for disk in disks]
 
 
 @contextlib.contextmanager

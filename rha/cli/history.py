@@ -55,7 +55,8 @@ def lines(changes: Iterable[Change]) -> list[str]:
     found, losses = [], Counter[tuple[str, str]]()
     for change in changes:
         stamp = datetime.fromtimestamp(change.time, UTC).strftime("%Y-%m-%d %H:%M:%S")
-        found.append(f"{stamp}  {change.disk:<12} {change.state:<12} {change.reason}: {change.why}")
+        more = f"; {change.evidence}" if change.evidence not in change.why else ""
+        found.append(f"{stamp}  {change.disk:<12} {change.state:<12} {change.reason}: {change.why}{more}")
         if change.is_loss:
             losses[change.disk, change.reason] += 1
     found += [f"{disk} left write order for {reason}: {count}" for (disk, reason), count in sorted(losses.items())]

@@ -20,7 +20,9 @@ from rha.errors import StateError, StorageError
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option("--at", required=True, help="LSN, time, duration (so long ago), bookmark, now.")
 def command(scenario: str, file: Path, target: Path, at: str) -> None:
-    """Copy a file or directory out of a point, to TARGET on this host.
+    """Copy a file or directory out of a point.
+
+    TARGET is a path on this host.
 
     Run it on the appliance. FILE is the path in its file system, /etc/passwd; when the point has several file systems,
     with disk and partition before it: rootp1/etc/passwd. Owner, mode, times, ACLs, xattrs, links and holes are kept.

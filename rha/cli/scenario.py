@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from rha.errors import DeviceError
+from rha.errors import DeviceError, RhaError
 from rha.scenario import Scenario
 
 
@@ -47,5 +47,21 @@ def _check_here(scenario: Scenario) -> None:
     if found:
         hint = next(why.hint for _, why in reasons if why)
         raise DeviceError("this host cannot protect the scenario", cause="\n       ".join(found), hint=hint)
+    if scenario.spool and (refusal := _why_no_spool(Path(scenario.spool.path), scenario)):
+        raise refusal
     files = scenario.appliance
     tls.client_context(Path(files.ca), Path(files.certificate), Path(files.key))
+
+
+def _why_no_spool(path: Path, scenario: Scenario) -> RhaError | None:
+    """The reason why the spool cannot lie there, or None. Whether there is room is seen when the engine makes it."""
+    from rha.capture import device, location, spared
+
+    watched = [device.lookup(disk.device) for disk in scenario.disk]
+    if location.why_not_beside(path, watched) is None:
+        return None
+    try:
+        spared.volume_of(path, watched)
+    except RhaError as error:
+        return error
+    return None

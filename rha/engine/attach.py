@@ -89,7 +89,8 @@ def _refuse_watched(name: str, devices: list[Device]) -> None:
             continue
         for slot in pins.watched(other):
             for device in devices:
-                if device.overlaps(*slot):
+                # Another sequence number: that probe waits for a device that is gone, this one has its number now.
+                if device.diskseq == slot.diskseq and device.overlaps(slot.dev, slot.start, slot.sectors):
                     raise DeviceError(
                         f"{device.path} is watched by scenario {other} already",
                         cause="a disk belongs to one scenario",

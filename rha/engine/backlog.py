@@ -29,7 +29,8 @@ class Backlog:
     @property
     def oldest(self) -> int:
         """The oldest position that is still held."""
-        return self.spool.begin if self.spool and self.spool.used_bytes else self._ring.consumer
+        spooled = self.spool.oldest if self.spool else None
+        return self._ring.consumer if spooled is None else spooled
 
     @property
     def producer(self) -> int:

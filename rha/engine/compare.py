@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from rha.engine.outbox import Bulk, Outbox
 from rha.errors import StateError
-from rha.sync.blocks import digests
+from rha.sync.blocks import BLOCK_BYTES, SECTOR_BYTES, digests
 from rha.sync.plan import Piece
 from rha.wire import frames
 from rha.wire.frames import FrameType
@@ -18,7 +18,8 @@ UNDER_WAY = 12  # pieces asked about and kept until their answer, 1 MiB each
 
 
 class Answered(NamedTuple):
-    """One piece with its answer. `flags`: one byte per 64 KiB block, 1 where disk and image differ."""
+    """One piece with its answer. `flags`: one byte per 64 KiB block, or per sector when so asked: EQUAL, or how disk
+    and image differ (rha/sync/blocks.py)."""
 
     disk: int
     piece: Piece
@@ -28,32 +29,34 @@ class Answered(NamedTuple):
 
 
 class Comparer:
-    """One thread asks and takes what was answered; the session thread brings the answers."""
+    """One thread asks and takes what was answered; the session thread brings the answers. `what`: for whom, in the
+    refusal after an `abort`."""
 
-    def __init__(self, outbox: Outbox) -> None:
-        self._outbox = outbox
-        self._asked: dict[tuple[int, int], tuple[Piece, mmap.mmap, memoryview]] = {}
+    def __init__(self, outbox: Outbox, what: str = "the comparison") -> None:
+        self._outbox, self._what = outbox, what
+        self._asked: dict[tuple[int, int], tuple[int, Piece, mmap.mmap, memoryview]] = {}
         self._done: list[Answered] = []
         self._changed = threading.Condition()
         self._aborted: str | None = None
 
-    def ask(self, disk: int, piece: Piece, buffer: mmap.mmap, view: memoryview) -> None:
+    def ask(self, disk: int, piece: Piece, buffer: mmap.mmap, view: memoryview, *, by_sector: bool = False) -> None:
         """Sends the digests of a piece; blocks while too many are under way. Raises StateError when aborted."""
+        unit = SECTOR_BYTES if by_sector else BLOCK_BYTES
         with self._changed:
             self._changed.wait_for(lambda: self._aborted or len(self._asked) < UNDER_WAY)
-            self._refuse_if_aborted()
-            self._asked[disk, piece.offset] = (piece, buffer, view)
-        mine = digests(view)
-        self._outbox.put(Bulk(FrameType.HASHES, disk, piece.offset, frames.pad(mine), len(mine), 0, lambda: None))
+            self.check()
+            self._asked[disk, piece.offset] = (-(-piece.length // unit), piece, buffer, view)
+        mine, kind = digests(view, unit), frames.FLAG_SECTORS if by_sector else 0
+        self._outbox.put(Bulk(FrameType.HASHES, disk, piece.offset, frames.pad(mine), len(mine), kind, lambda: None))
 
     def answer(self, disk: int, offset: int, flags: bytes) -> None:
         """The appliance's answer. One that nobody asked for, or of the wrong length, is ignored: the piece stays open,
         and the silence is noticed by whoever waits for it."""
         with self._changed:
             asked = self._asked.get((disk, offset))
-            if asked and len(flags) == asked[0].blocks:
+            if asked and len(flags) == asked[0]:
                 del self._asked[disk, offset]
-                self._done.append(Answered(disk, *asked, flags))
+                self._done.append(Answered(disk, *asked[1:], flags))
                 self._changed.notify_all()
 
     def answered(self, *, all: bool = False) -> Iterator[Answered]:
@@ -62,19 +65,20 @@ class Comparer:
         with self._changed:
             if all:
                 self._changed.wait_for(lambda: self._aborted or not self._asked)
-            self._refuse_if_aborted()
+            self.check()
             done, self._done = self._done, []
         yield from done
 
     def abort(self, why: str) -> None:
-        """Whoever waits gets StateError."""
+        """Ends what is being done soon: whoever waits, asks or checks gets StateError. Any thread."""
         with self._changed:
             self._aborted = why
             self._changed.notify_all()
 
-    def _refuse_if_aborted(self) -> None:
+    def check(self) -> None:
+        """Raises StateError when aborted."""
         if self._aborted:
-            raise StateError("the comparison was broken off", cause=self._aborted)
+            raise StateError(f"{self._what} was broken off", cause=self._aborted)
 
 
 def runs(flags: bytes) -> Iterator[tuple[int, int, bool]]:

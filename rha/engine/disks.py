@@ -17,7 +17,9 @@ import msgspec
 from rha.capture import shared
 from rha.capture.capture import Capture, Gap
 from rha.engine.history import Change, History
+from rha.engine.progress import SyncProgress
 from rha.engine.state import LOSES_RANGES, REASONS, Cause, DiskView, Method, Need, Verdict, state_of
+from rha.report import Sync
 from rha.wire.messages import DiskNeed
 
 
@@ -41,6 +43,8 @@ class Disks:
         self._cause: list[Cause | None] = [cause] * count
         self._trouble: list[Cause | None] = [None] * count
         self._losses: dict[int, Loss] = {}
+        self.last_sync: list[Sync | None] = [None] * count
+        self._summary = [""] * count
         self._counted = [dict[str, int]() for _ in names]  # losses that were given a cause already
         self._last = [history.last(name) for name in names]
         for disk in range(count):
@@ -69,15 +73,19 @@ class Disks:
                 self._need[disk] = need
                 if need in ("full", "compare"):
                     self._suspect(disk, "image-new" if need == "full" else "image-unknown")
-                trusted = self._capture.is_trusted(disk)
-                self._ordered[disk] = (
-                    need == "nothing" and trusted and self._capture.mode(disk) == shared.MODE_DATA and disk not in gone
-                )
+                self._ordered[disk] = need == "nothing" and disk not in gone and self._misses_nothing(disk)
                 if self._ordered[disk]:
                     self._cause[disk] = None
-                elif need == "nothing" and not trusted:  # the appliance does not know yet
+                elif need == "nothing" and disk not in gone:  # the appliance does not know yet
                     cause = self._cause[disk]
                     self._losses.setdefault(disk, Loss(disk, cause.reason if cause else "image-unknown", 0))
+
+    def _misses_nothing(self, disk: int) -> bool:
+        """The stream holds all that the appliance does not. Marked ranges say no, even in data mode: a round had begun,
+        which forgets the gap, and the link broke before the appliance had heard of gap or mark."""
+        capture = self._capture
+        in_data_mode = capture.mode(disk) == shared.MODE_DATA
+        return capture.is_trusted(disk) and in_data_mode and not capture.dirty_bytes(disk)
 
     def _suspect(self, disk: int, reason: str) -> None:
         """The bits stand for less than this image lacks."""
@@ -90,12 +98,14 @@ class Disks:
         with self.lock:
             self._need = [None] * len(self._need)
 
-    def round_done(self, disks: Iterable[int]) -> None:
-        """The appliance acknowledged the end of a resync."""
+    def round_done(self, disks: Mapping[int, SyncProgress]) -> None:
+        """The appliance acknowledged the end of a resync. By disk: what it was."""
         with self.lock:
             gone = {gap.disk for gap in self._capture.gaps()}
-            for disk in disks:
+            for disk, progress in disks.items():
                 self._need[disk] = "nothing"
+                self.last_sync[disk] = progress.as_report()
+                self._summary[disk] = progress.summary()
                 if not self._capture.is_trusted(disk):
                     continue  # a loss came with the last acknowledgement
                 self._capture.set_trusted(disk, True)
@@ -204,8 +214,16 @@ class Disks:
         with self.lock:
             last = self._last[disk]
             if last is None or last.state != verdict.state:
-                last = self._add(disk, verdict, view.cause.evidence if view.cause else "", is_loss=False)
+                evidence = view.cause.evidence if view.cause else self._take_summary(disk, verdict)
+                last = self._add(disk, verdict, evidence, is_loss=False)
             return verdict, last.time
+
+    def _take_summary(self, disk: int, verdict: Verdict) -> str:
+        """What the sync was that brought the disk into write order; told once."""
+        if verdict.state != "write-order":
+            return ""
+        said, self._summary[disk] = self._summary[disk], ""
+        return said
 
     def _add(self, disk: int, verdict: Verdict, evidence: str, *, is_loss: bool) -> Change:
         change = Change(
@@ -216,6 +234,7 @@ class Disks:
             why=verdict.why,
             evidence=evidence,
             is_loss=is_loss,
+            sync=self.last_sync[disk] if verdict.state == "write-order" and evidence else None,
         )
         before = self._last[disk]
         # `since` tells how long the disk has been in its state, so a second loss in the same state does not move it.

@@ -18,7 +18,7 @@ from rha.engine.history import History
 from rha.engine.life import Life, life_of, look
 from rha.engine.resync import Round
 from rha.engine.session import Refused, Session
-from rha.engine.state import Cause, DiskView, Resync, next_action
+from rha.engine.state import SPOOL_MOVED, Cause, DiskView, Resync, next_action
 from rha.engine.verify import Verification
 from rha.errors import DeviceError, RhaError, StateError
 from rha.report import Report
@@ -49,7 +49,7 @@ class Engine:
         self._session: Session | None = None
         self._greeted = False  # the last attempt to connect came as far as a welcome
         self._stop = threading.Event()
-        self.backlog, self._spooler = spooler.prepare(scenario, self.capture)
+        self.backlog, self._spooler = spooler.prepare(scenario, self.capture, self._spool_moved)
 
     # Sessions -------------------------------------------------------------------------------------------------
 
@@ -113,6 +113,10 @@ class Engine:
             finally:
                 self._end_session()
 
+    def _spool_moved(self, disk: int, evidence: str) -> None:
+        """Blocks that were the spool's, and not captured, may be another file's: they are pending."""
+        self.disks.leave_order(disk, Cause(SPOOL_MOVED, evidence, time.time()))
+
     def _give_up_backlog(self, why: RhaError) -> None:
         """What was spooled cannot be shipped: another generation begins, and every disk is compared."""
         self.backlog.renew(self.capture.lsn_base + self.capture.ring.producer)
@@ -160,9 +164,13 @@ class Engine:
     def _on_tick(self) -> None:
         """About ten times a second, in the session's thread: look, decide, act."""
         with self._lock:
+            if self._session:
+                # Under the lock: a round forgets the losses of its disks, so no other thread may note one between this
+                # and its beginning.
+                self._session.announce_losses()
             if self._round is not None or time.monotonic() < self._hold_rounds_until:
                 return
-            action = next_action(self.views(), 1 - self.backlog.used)
+            action = next_action(self.views(), 1 - self.backlog.used, self.scenario.sync.method)
             may_begin = self._session and self._session.are_gaps_known() and not self._verification
             if isinstance(action, Resync) and may_begin and self._session:
                 self._begin_round(action, self._session)
@@ -174,6 +182,7 @@ class Engine:
             self._epoch,
             self.capture,
             session.outbox,
+            self.scenario.sync,
             forget=lambda disk: self._enters_data_mode(session, disk),
             done=self._round_done,
             failed=self._round_failed,
@@ -187,9 +196,10 @@ class Engine:
 
     def _round_done(self, disks: tuple[int, ...]) -> None:
         with self._lock:
-            self._round = None
+            assert self._round is not None
+            done, self._round = self._round, None
             self._alarms.pop("resync", None)
-            self.disks.round_done(disks)
+            self.disks.round_done({disk: done.progress[disk] for disk in disks})
 
     def _round_failed(self, error: RhaError) -> None:
         with self._lock:

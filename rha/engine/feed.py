@@ -10,7 +10,7 @@ from rha.engine.backlog import Backlog
 from rha.engine.disks import Loss
 from rha.engine.outbox import Insert, Outbox
 from rha.wire.frames import FrameType
-from rha.wire.messages import Gap
+from rha.wire.messages import End, Gap
 
 REGION_BYTES = 1 << 20
 
@@ -98,11 +98,17 @@ class Feed:
         return self._gaps_under_way == 0
 
     def due_insert(self) -> Insert | None:
-        """The control frame whose place in the stream is reached; taken out of the outbox."""
+        """The control frame whose place in the stream is reached; taken out of the outbox.
+
+        The end of a sync is dropped when one of its disks left order again: behind the gap it would claim order. Its
+        round is being broken off.
+        """
         insert = self._outbox.next_insert()
         if insert is None or self._backlog.cursor < insert.position:
             return None
-        return self._outbox.pop_insert()
+        self._outbox.pop_insert()
+        is_void = isinstance(insert.message, End) and self._announced.intersection(insert.message.disks)
+        return self.due_insert() if is_void else insert
 
 
 def _nothing() -> None:

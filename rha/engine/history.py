@@ -17,6 +17,8 @@ from typing import Any
 
 import msgspec
 
+from rha.report import Sync
+
 STATE_DIR = Path(os.environ.get("RHA_STATE_DIR", "/var/lib/rha/engine"))  # for a second instance on one host
 LONGEST_BYTES = 1 << 20
 KEPT_IN_MEMORY = 1000
@@ -24,7 +26,8 @@ KEPT_IN_MEMORY = 1000
 
 class Change(msgspec.Struct, kw_only=True, frozen=True):
     """A disk came into a state. `time`: seconds since the epoch; `reason`: its name, counted; `why`: the sentence, with
-    `evidence` in it; `is_loss`: with this change the disk left write order, or was found outside it."""
+    `evidence` in it; `is_loss`: with this change the disk left write order, or was found outside it; `sync`: the one
+    that brought it into write order."""
 
     time: float
     disk: str
@@ -33,6 +36,7 @@ class Change(msgspec.Struct, kw_only=True, frozen=True):
     why: str
     evidence: str = ""
     is_loss: bool = False
+    sync: Sync | None = None
 
 
 def folder_of(scenario: str) -> Path:

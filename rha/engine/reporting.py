@@ -34,6 +34,7 @@ def disk_reports(disks: Disks, capture: Capture, views: Sequence[DiskView], runn
                 losses=capture.losses(i),
                 left_order=disks.history.losses(view.name),
                 sync=progress.as_report() if progress else None,
+                last_sync=disks.last_sync[i],
             )
         )
     return found

@@ -1,10 +1,10 @@
 """One resync, from epoch mark to end (docs/design.md, "Sync"). A first sync is one with all bits set.
 
 1. Late tracking on, disks into data mode, MARK into the stream at the ring position of that moment.
-2. Drain, so that few writes submitted before the mark are still on their way.
+2. Drain, so that few writes submitted before the mark are still on their way. Then ask the file systems what is free:
+   what they say now is made up for by the stream, whatever becomes of it.
 3. Read the pending blocks and send them, or their digests first. Meanwhile, at least 5 s after the mark: drain again
-   and close the
-   tracking window. Blocks in which a write completed inside the window are pending once more.
+   and close the tracking window. Blocks in which a write completed inside the window are pending once more.
 4. When nothing is pending: END, with the ring position after the last read.
 """
 
@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from rha import hashing
@@ -22,10 +20,14 @@ from rha.capture import shared
 from rha.capture.capture import Capture
 from rha.engine.compare import Answered, Comparer, runs
 from rha.engine.outbox import Bulk, Insert, Outbox
+from rha.engine.pace import Bucket
+from rha.engine.progress import SyncProgress
 from rha.engine.state import Method, Resync
 from rha.errors import DeviceError, RhaError, StateError
-from rha.report import Sync
+from rha.scenario import Sync
+from rha.sync import free_frames, freespace, paced
 from rha.sync.blocks import BLOCK_BYTES, DiskReader
+from rha.sync.freespace import Range
 from rha.sync.plan import Piece, pieces
 from rha.wire import frames
 from rha.wire.frames import FrameType
@@ -34,50 +36,10 @@ from rha.wire.messages import End, Mark
 WINDOW_SECONDS = 5.0  # a write may reach its queue this much later than the probe, at most
 
 
-@dataclass
-class SyncProgress:
-    """For the report. `total_bytes` grows while ranges become pending again."""
-
-    method: Method
-    total_bytes: int = 0
-    done_bytes: int = 0
-    sent_bytes: int = 0
-    recent: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=50))
-
-    def advance(self, read_bytes: int, sent_bytes: int) -> None:
-        self.done_bytes += read_bytes
-        self.sent_bytes += sent_bytes
-        now = time.monotonic()
-        if not self.recent or now - self.recent[-1][0] >= 0.2:
-            self.recent.append((now, self.done_bytes))
-
-    def rate(self) -> float:
-        """Bytes per second over the last ten seconds or so."""
-        points = list(self.recent)
-        if len(points) < 2:
-            return 0.0
-        (begin, before), (end, after) = points[0], points[-1]
-        return (after - before) / (end - begin)
-
-    def remaining_seconds(self) -> float | None:
-        rate = self.rate()
-        return max(0.0, self.total_bytes - self.done_bytes) / rate if rate else None
-
-    def as_report(self) -> Sync:
-        """The part of the report."""
-        return Sync(
-            method=self.method,
-            done_bytes=self.done_bytes,
-            total_bytes=max(self.total_bytes, self.done_bytes),
-            sent_bytes=self.sent_bytes,
-            rate_bytes=self.rate(),
-            remaining_seconds=self.remaining_seconds(),
-        )
-
-
 class Round(threading.Thread):
-    """Runs one resync. `forget(disk)` is called before a disk enters data mode; `done(disks)` when the appliance
-    has acknowledged the end; `failed(error)` when it could not be finished (the bits then stay pending)."""
+    """Runs one resync. `settings`: the scenario's. `forget(disk)` is called before a disk enters data mode;
+    `done(disks)` when the appliance has acknowledged the end; `failed(error)` when it could not be finished (the bits
+    then stay pending)."""
 
     def __init__(
         self,
@@ -85,6 +47,7 @@ class Round(threading.Thread):
         epoch: int,
         capture: Capture,
         outbox: Outbox,
+        settings: Sync,
         *,
         forget: Callable[[int], None],
         done: Callable[[tuple[int, ...]], None],
@@ -93,26 +56,23 @@ class Round(threading.Thread):
         super().__init__(name=f"resync-{epoch}", daemon=True)
         self.plan, self.epoch = plan, epoch
         self.progress = {disk: SyncProgress(method) for disk, method in zip(plan.disks, plan.methods, strict=True)}
-        self.comparer = Comparer(outbox)
+        self.comparer = Comparer(outbox, "the resync")
+        self.abort, self._check = self.comparer.abort, self.comparer.check
+        self._bucket, self._gives_way = Bucket(rate=int(settings.read_limit)), settings.priority == "idle"
         self._capture, self._outbox = capture, outbox
         self._forget, self._done, self._failed = forget, done, failed
         self._window_ends = 0.0
         self._window_open = False
-        self._aborted = ""
-
-    def abort(self, why: str) -> None:
-        """Ends the round soon: a disk left write order again, or the session ended. Any thread."""
-        self._aborted = why
-        self.comparer.abort(why)
-
-    def _check(self) -> None:
-        if self._aborted:
-            raise StateError("the resync was broken off", cause=self._aborted)
+        # Disk, first block, blocks: not cleared before the window closes.
+        self._arrived: list[tuple[int, int, int]] = []
 
     def run(self) -> None:
+        if self._gives_way:
+            paced.give_way()
         try:
             self._mark()
             self._drain_all()
+            self._leave_out_free()
             while not self._pass_over_all():
                 pass
             self._end()
@@ -142,7 +102,12 @@ class Round(threading.Thread):
             self._forget(disk)
             capture.enter_data_mode(disk)
         sent = threading.Event()
-        mark = Mark(epoch=self.epoch, disks=list(self.plan.disks), method=self.plan.methods[0])
+        mark = Mark(
+            epoch=self.epoch,
+            disks=list(self.plan.disks),
+            method=self.plan.methods[0],
+            methods=list(self.plan.methods),
+        )
         self._outbox.insert(Insert(position, FrameType.MARK, mark, sent.set, lambda: None))
         while not sent.wait(0.05):
             self._check()
@@ -154,6 +119,29 @@ class Round(threading.Thread):
         for disk in self.plan.disks:
             self._capture.drain(disk, self._check)
 
+    def _leave_out_free(self) -> None:
+        """What file systems hold for free is neither read nor sent: the appliance is told, and it is pending no more.
+        Asked anew in each round; what an earlier one left out stays so."""
+        for disk, method in self.plan.items():
+            if method == "marked" or not self.plan.skips_free:
+                continue
+            found = freespace.look(self._capture.devices[disk], self._check)
+            blocks = freespace.whole_blocks(found.ranges)
+            progress = self.progress[disk]
+            progress.source, progress.left_out_bytes = found.sentence, sum(count for _, count in blocks) * BLOCK_BYTES
+            for at in range(0, len(blocks), free_frames.MOST_RANGES):
+                self._say_free(disk, blocks[at : at + free_frames.MOST_RANGES])
+            self._outbox.wait_empty()
+            progress.total_bytes = self._capture.dirty_bytes(disk)
+
+    def _say_free(self, disk: int, blocks: list[Range]) -> None:
+        def arrived() -> None:
+            for first, count in blocks:
+                self._capture.clear_pending(disk, first, count)
+
+        payload = free_frames.encode_ranges((first * BLOCK_BYTES, count * BLOCK_BYTES) for first, count in blocks)
+        self._outbox.put(Bulk(FrameType.FREE, disk, 0, payload, len(payload), 0, arrived))
+
     def _close_window(self) -> None:
         """What completed inside the window is read once more. Everything sent so far must have arrived first, or its
         acknowledgement would clear a bit that was set again."""
@@ -163,10 +151,23 @@ class Round(threading.Thread):
         self._drain_all()
         self._capture.stop_tracking()
         self._settle_all()
+        self._refuse_if_lost()
         self._window_open = False
+        for arrived in self._arrived:
+            self._capture.clear_pending(*arrived)
+        self._arrived.clear()
         for disk, progress in self.progress.items():
             self._capture.collect_dirty(disk)
             progress.total_bytes = progress.done_bytes + self._capture.dirty_bytes(disk)
+        self._refuse_if_lost()
+
+    def _refuse_if_lost(self) -> None:
+        """A lost write sets its bits, and is on its way still. They must not be taken for those of a write that is on
+        the disk: the block would be read without it, and cleared. The session may notice the loss after we read."""
+        time.sleep(shared.PROBE_SECONDS)  # the probe sets the bits first and leaves data mode then
+        for disk in self.plan.disks:
+            if self._capture.mode(disk) != shared.MODE_DATA:
+                raise StateError("the resync was broken off", cause=f"disk {disk} left write order")
 
     # 3 --------------------------------------------------------------------------------------------------------
 
@@ -186,16 +187,27 @@ class Round(threading.Thread):
             return self._capture.next_pending(disk, start, longest)
 
         self._release = reader.release
-        for piece in pieces(next_run, self._capture.devices[disk].bytes):
-            self._check()
+        for piece in self._paced(pieces(next_run, self._capture.devices[disk].bytes)):
             buffer, view = reader.read(piece.offset, piece.length)
+            self.progress[disk].read_bytes += piece.length
             if method == "compare":
+                self.progress[disk].compared_bytes += piece.length
                 self.comparer.ask(disk, piece, buffer, view)
                 self._settle(self.comparer.answered())
             else:
                 self._send(disk, piece, view, lambda b=buffer: reader.release(b))  # type: ignore[misc]
             if self._window_open and time.monotonic() >= self._window_ends:
                 self._close_window()
+
+    def _paced(self, wanted: Iterator[Piece]) -> Iterator[Piece]:
+        """The pieces, each when the disk may be read for it."""
+        for piece in wanted:
+            self._check()
+            while owed := self._bucket.wait_seconds(time.monotonic()):
+                time.sleep(min(owed, 0.2))
+                self._check()
+            self._bucket.spend(piece.length, time.monotonic())
+            yield piece
 
     def _settle_all(self) -> None:
         """Waits until every answer has come and everything sent has arrived."""
@@ -213,15 +225,23 @@ class Round(threading.Thread):
                 if differs:
                     self._send(disk, here, part, open_parts.one_less)
                 else:
-                    self._capture.clear_pending(disk, here.first, here.blocks)
+                    self._has_arrived(disk, here)
                     self.progress[disk].advance(len(part), 0)
             open_parts.one_less()
+
+    def _has_arrived(self, disk: int, piece: Piece) -> None:
+        """Inside the window no bit is cleared: if the round ended here, nobody would see what completes afterwards in a
+        block that was read too early. A round that is broken off there sends some seconds' work again."""
+        if self._window_open:
+            self._arrived.append((disk, piece.first, piece.blocks))
+        else:
+            self._capture.clear_pending(disk, piece.first, piece.blocks)
 
     def _send(self, disk: int, piece: Piece, view: memoryview, release: Callable[[], None]) -> None:
         """Sends one piece; zeros travel as their length."""
 
         def arrived() -> None:
-            self._capture.clear_pending(disk, piece.first, piece.blocks)
+            self._has_arrived(disk, piece)
             release()
 
         is_zero = hashing.is_zero(view)

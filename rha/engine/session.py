@@ -11,23 +11,22 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
 
 import rha
 from rha.capture.capture import Capture
 from rha.capture.ring import Region
 from rha.engine.backlog import Backlog
-from rha.engine.compression import LineRate, Packer
+from rha.engine.compression import Packer
 from rha.engine.disks import Loss
 from rha.engine.feed import Feed
 from rha.engine.outbox import Bulk, Insert, Outbox
-from rha.engine.pace import Bucket, Turns
+from rha.engine.pace import Turns
+from rha.engine.throttle import WAIT_SECONDS, Throttle
 from rha.errors import NetworkError
 from rha.hashing import Buffer
 from rha.report import LinkReport
 from rha.scenario import Scenario, to_plain
-from rha.schedule import Limit, limit_at
 from rha.wire import frames
 from rha.wire.codec import Packed
 from rha.wire.credit import Allowance
@@ -39,7 +38,6 @@ from rha.wire.stream import FrameReader
 SILENCE = 4  # times `link.lost_after`: every heartbeat is answered at once, however slow the appliance's disk is
 GREETING_SECONDS = 60.0  # the appliance may have to catch up before it answers a new generation
 IDLE_POLL_SECONDS = 0.001
-WAIT_SECONDS = 0.05
 
 
 class Refused(NetworkError):
@@ -58,7 +56,6 @@ class Progress:
     shipped_bytes: int = 0  # of records, before compression
     raw_bytes: int = 0  # of all payloads, before compression
     waits: str = ""
-    limit: Limit = field(default_factory=lambda: Limit(0, "not limited"))
 
 
 class Session:
@@ -89,9 +86,9 @@ class Session:
         self.progress = Progress()
         self._backlog = backlog
         self._feed = Feed(capture, backlog, self.outbox, look, on_loss)
-        self._credit = Allowance()
+        self._throttle = Throttle(scenario.link)
         self._packer = Packer(scenario.link.compression, [])
-        self._bucket, self._turns, self._line = Bucket(), Turns(), LineRate()
+        self._turns = Turns()
         self._seq = 0
         self._unacknowledged: deque[tuple[int, Bulk | Insert]] = deque()
         self._next_heartbeat = self._next_tick = self._next_look = 0.0
@@ -127,7 +124,7 @@ class Session:
         if header.type is not FrameType.WELCOME:
             raise NetworkError("the appliance answers out of turn", cause=f"{header.type.name} instead of WELCOME")
         welcome = frames.decode_control(header, payload, Welcome)
-        self._credit = Allowance(welcome.credit)
+        self._throttle.credit = Allowance(welcome.credit)
         self._packer = Packer(self._scenario.link.compression, welcome.codecs)
         return welcome
 
@@ -176,7 +173,7 @@ class Session:
         if bulk and not self._turns.is_bulk_next(records_wait=waits, bulk_waits=True, ring_used=self._feed.used):
             bulk = None
         size = HEADER_BYTES + (len(bulk.payload) if bulk else len(region.data))
-        wait, self.progress.waits = self._why_wait(size)
+        wait, self.progress.waits = self._throttle.why_wait(size)
         if bulk or wait:
             self._feed.put_back(region)
         if wait:
@@ -186,15 +183,6 @@ class Session:
         else:
             self._send_records(region)
         return 0.0
-
-    def _why_wait(self, size: int) -> tuple[float, str]:
-        """How long a frame of this size must wait at least, and for what."""
-        owed = self._bucket.wait_seconds(time.monotonic())
-        if owed:
-            return min(owed, WAIT_SECONDS), "waits for its limit"
-        if not self._credit.fits(size):
-            return WAIT_SECONDS, "waits for the appliance's disk"
-        return 0.0, ""
 
     def _send_records(self, region: Region) -> None:
         # The frame's time is the last record's: every write submitted before it is in the stream up to here.
@@ -222,43 +210,39 @@ class Session:
         self._unacknowledged.append((self._seq, insert))
         insert.sent()
 
+    def announce_losses(self) -> None:
+        """Every loss of order that stands gets its GAP. In the session's thread."""
+        self._feed.announce_losses()
+
     # Time -----------------------------------------------------------------------------------------------------
 
     def _keep_time(self, link: Link) -> None:
         now = time.monotonic()
         if now >= self._next_tick:
             self._next_tick = now + 0.1
-            self._feed.announce_losses()
             self._on_tick()
         if now >= self._next_look:
             self._next_look = now + 1.0
-            self._look_at_line(link, now)
+            self._throttle.look(link, now)
         if now >= self._next_heartbeat:
             self._next_heartbeat = now + self._scenario.link.heartbeat
             clock = time.time()  # before the position: what was captured until now is below it
-            beat = Heartbeat(time=clock, captured_lsn=self._feed.captured_lsn, report=self._report())  # type: ignore[arg-type]
+            captured = self._feed.captured_lsn
+            self.announce_losses()  # what was lost before `clock`: its GAP goes first where nothing else is to be sent
+            while insert := self._feed.due_insert():
+                self._send_insert(insert)
+            beat = Heartbeat(time=clock, captured_lsn=captured, report=self._report())  # type: ignore[arg-type]
             self._send_control(FrameType.HEARTBEAT, beat)
         silence = SILENCE * self._scenario.link.lost_after
         if now - link.last_heard > silence:
             raise NetworkError("the appliance is silent", cause=f"nothing heard for {silence:.0f} s")
 
-    def _look_at_line(self, link: Link, now: float) -> None:
-        limit = limit_at(self._scenario.link, datetime.now())
-        if limit.rate != self._bucket.rate:
-            self._bucket.set_rate(limit.rate, now)
-        self.progress.limit = limit
-        self._line.look(now, link.sent_bytes, link.busy_seconds, link.blocked_seconds)
-
-    def _line_rate(self) -> float:
-        """Bytes per second that may or can go; 0: nothing limits but the two hosts."""
-        return min((rate for rate in (self._line.rate, float(self._bucket.rate)) if rate), default=0.0)
-
     def link_report(self) -> LinkReport:
         """How the link is; from any thread."""
         progress, link = self.progress, self._link
         return LinkReport(
-            limit_bytes=progress.limit.rate,
-            limit=progress.limit.why,
+            limit_bytes=self._throttle.limit.rate,
+            limit=self._throttle.limit.why,
             compression=self._packer.choice.why,
             sent_bytes=link.sent_bytes if link else 0,
             raw_bytes=progress.raw_bytes,
@@ -270,7 +254,9 @@ class Session:
     def _send_data(self, type: FrameType, data: Buffer, raw_length: int | None, **fields: int) -> int:
         """Posts a data frame; returns its size."""
         self._seq += 1
-        packed = self._packer.pack(data, self._line_rate()) if type in frames.COMPRESSIBLE else Packed(data, len(data))
+        packed = Packed(data, len(data))
+        if type in frames.COMPRESSIBLE:
+            packed = self._packer.pack(data, self._throttle.line_rate)
         head = frames.encode(
             type,
             packed.payload,
@@ -282,9 +268,7 @@ class Session:
             **fields,
         )
         self.progress.raw_bytes += HEADER_BYTES + len(data)
-        size = self._post(head, packed.payload)
-        self._credit.spend(size)
-        return size
+        return self._post(head, packed.payload, credited=True)
 
     def _send_control(self, type: FrameType, message: object, **fields: int) -> None:
         self._seq += 1
@@ -292,11 +276,11 @@ class Session:
         self.progress.raw_bytes += len(frame)
         self._post(frame)
 
-    def _post(self, *parts: Buffer) -> int:
+    def _post(self, *parts: Buffer, credited: bool = False) -> int:
         assert self._link is not None
         self._link.post(*parts)
         size = sum(map(len, parts))
-        self._bucket.spend(size, time.monotonic())
+        self._throttle.sent(size, credited=credited)
         return size
 
     def _take_answer(self, header: Header, payload: memoryview) -> None:
@@ -313,7 +297,7 @@ class Session:
         # Before the first record of a new generation the appliance still counts in the old one's LSNs.
         self.progress.durable_lsn = max(self.progress.durable_lsn, ack.durable_lsn)
         self.progress.applied_lsn = ack.applied_lsn
-        self._credit.grant(ack.credit)
+        self._throttle.credit.grant(ack.credit)
         self._feed.acknowledged(self.progress.durable_lsn)
         while self._unacknowledged and self._unacknowledged[0][0] <= ack.seq:
             _, item = self._unacknowledged.popleft()

@@ -51,9 +51,10 @@ class Spool:
     def __init__(self, path: Path, file: int, capacity: int, entries: int, generation: bytes) -> None:
         """Not for callers: use `Spool.open`."""
         self.path, self.capacity = path, capacity
-        self._file, self._entries, self._generation = file, entries, generation
+        self.file, self._entries, self._generation = file, entries, generation
         self._data_start = HEAD_BYTES + entries * ENTRY_BYTES
         self._chunks: deque[Chunk] = deque()
+        self._bounds = (0, 0, 0)  # begin, end, time of the oldest
         self._sequence = 0
 
     @classmethod
@@ -83,10 +84,10 @@ class Spool:
             raise
 
     def close(self) -> None:
-        os.close(self._file)
+        os.close(self.file)
 
     def _recover(self, released: int) -> None:
-        table = os.pread(self._file, self._entries * ENTRY_BYTES, HEAD_BYTES)
+        table = os.pread(self.file, self._entries * ENTRY_BYTES, HEAD_BYTES)
         found = {}
         for at in range(0, len(table), ENTRY_BYTES):
             chunk = _decode(table[at : at + ENTRY_BYTES], self._generation)
@@ -95,6 +96,7 @@ class Spool:
         # A chunk whose data was written over by a later one lies more than one capacity below that one's end.
         lowest = max(found, default=0) - self.capacity
         self._chunks.extend(chain(((chunk for chunk, _ in found.values())), released, lowest))
+        self._note_bounds()
         if self._chunks:
             self._sequence = found[self._chunks[-1].end][1] + 1
 
@@ -102,21 +104,33 @@ class Spool:
 
     @property
     def begin(self) -> int:
-        """The oldest position held; valid iff `used_bytes`."""
-        return self._chunks[0].begin if self._chunks else 0
+        """The oldest position held; valid iff `used_bytes`. Any thread may ask for this and what follows."""
+        return self._bounds[0]
 
     @property
     def end(self) -> int:
         """Everything from `begin` to here is held; 0 when nothing is."""
-        return self._chunks[-1].end if self._chunks else 0
+        return self._bounds[1]
+
+    @property
+    def oldest(self) -> int | None:
+        """The oldest position held; None when nothing is."""
+        begin, end, _ = self._bounds
+        return begin if end > begin else None
 
     @property
     def used_bytes(self) -> int:
-        return self.end - self.begin
+        begin, end, _ = self._bounds
+        return end - begin
 
     @property
     def oldest_time_ns(self) -> int:
-        return self._chunks[0].time_ns if self._chunks else 0
+        return self._bounds[2]
+
+    def _note_bounds(self) -> None:
+        """One assignment: whoever reads without the lock sees one moment."""
+        first, last = (self._chunks[0], self._chunks[-1]) if self._chunks else (None, None)
+        self._bounds = (first.begin, last.end, first.time_ns) if first and last else (0, 0, 0)
 
     def room(self, first: int, pending: int) -> int:
         """Bytes from position `first` on that may be written without touching what is held, when `pending` chunks are
@@ -130,15 +144,18 @@ class Spool:
         if self._chunks and chunk.begin != self.end:
             self._chunks.clear()
         self._chunks.append(chunk)
+        self._note_bounds()
 
     def release(self, position: int) -> None:
         """The appliance holds everything below."""
         while self._chunks and self._chunks[0].end <= position:
             self._chunks.popleft()
+        self._note_bounds()
 
     def clear(self, generation: str) -> None:
         """Forgets everything: another generation begins."""
         self._chunks.clear()
+        self._note_bounds()
         self._generation = bytes.fromhex(generation)
 
     def find(self, position: int) -> Chunk | None:
@@ -155,24 +172,24 @@ class Spool:
         chunk = Chunk(begin, begin + len(data), time_ns, hashing.xxh3(data))
         at = begin % self.capacity
         first = min(len(data), self.capacity - at)
-        _pwrite(self._file, memoryview(data)[:first], self._data_start + at)
-        _pwrite(self._file, memoryview(data)[first:], self._data_start)
+        _pwrite(self.file, memoryview(data)[:first], self._data_start + at)
+        _pwrite(self.file, memoryview(data)[first:], self._data_start)
         place = HEAD_BYTES + self._sequence % self._entries * ENTRY_BYTES
-        _pwrite(self._file, memoryview(_encode(chunk, self._generation)), place)
+        _pwrite(self.file, memoryview(_encode(chunk, self._generation)), place)
         self._sequence += 1
         return chunk
 
     def sync(self) -> None:
         """Puts everything written on stable storage. Raises OSError."""
-        os.fdatasync(self._file)
+        os.fdatasync(self.file)
 
     def read(self, chunk: Chunk) -> bytes:
         """The bytes of a chunk. Raises StorageError when they are not those that were written."""
         at, length = chunk.begin % self.capacity, chunk.end - chunk.begin
         first = min(length, self.capacity - at)
         try:
-            data = os.pread(self._file, first, self._data_start + at)
-            data += os.pread(self._file, length - first, self._data_start)
+            data = os.pread(self.file, first, self._data_start + at)
+            data += os.pread(self.file, length - first, self._data_start)
         except OSError as error:
             raise _damaged(self.path, chunk, error.strerror or str(error)) from error
         if len(data) != length or hashing.xxh3(data) != chunk.total:

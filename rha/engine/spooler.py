@@ -10,9 +10,11 @@ from typing import NamedTuple
 from rha.capture.capture import Capture
 from rha.capture.location import why_not_beside
 from rha.capture.ring import Region
+from rha.capture.spared import volume_of
 from rha.engine.backlog import Backlog
+from rha.engine.sparing import Moved, Sparing
 from rha.engine.spool import CHUNK_BYTES, Chunk, Spool
-from rha.errors import RhaError
+from rha.errors import RhaError, StorageError
 from rha.report import SpoolReport
 from rha.scenario import Scenario
 from rha.units import show_bytes
@@ -41,30 +43,49 @@ def decide(ring_used: float, room: int, used_bytes: int, *, was_spilling: bool) 
     return Decision(True, f"takes over from the ring ({ring_used:.0%} full); {held}")
 
 
-def prepare(scenario: Scenario, capture: Capture) -> tuple[Backlog, Spooler]:
+def prepare(scenario: Scenario, capture: Capture, on_moved: Moved) -> tuple[Backlog, Spooler]:
     """The backlog of a scenario and what spools it. A spool that cannot be used is named in `alarm`; the disks are
-    protected without it."""
-    wanted = scenario.spool
-    if wanted is None:
-        backlog = Backlog(capture)
-        return backlog, Spooler(capture, backlog, "")
+    protected without it. `on_moved`: as for Sparing."""
+    sparing, spool, failure = Sparing(capture, on_moved), None, ""
     try:
-        if refusal := why_not_beside(Path(wanted.path), capture.devices):
-            raise refusal
-        spool = Spool.open(Path(wanted.path), int(wanted.size), capture.generation, capture.ring.consumer)
-    except RhaError as error:
-        backlog = Backlog(capture)
-        return backlog, Spooler(capture, backlog, str(error).replace("\n", "; "))
+        if scenario.spool:
+            spool = _opened(Path(scenario.spool.path), int(scenario.spool.size), capture, sparing)
+        else:
+            sparing.give_up("the scenario has no spool any more")
+    except (RhaError, OSError) as error:
+        failure = str(error).replace("\n", "; ")
+        sparing.give_up(failure)
     backlog = Backlog(capture, spool)
-    return backlog, Spooler(capture, backlog, "")
+    return backlog, Spooler(capture, backlog, sparing, failure)
+
+
+def _opened(path: Path, size: int, capture: Capture, sparing: Sparing) -> Spool:
+    """The spool. On a watched disk its writes are spared; where that cannot be, no file is left behind."""
+    is_beside = why_not_beside(path, capture.devices) is None
+    if not is_beside:
+        volume_of(path, capture.devices)
+    is_new = not path.exists()
+    spool = Spool.open(path, size, capture.generation, capture.ring.consumer)
+    try:
+        if is_beside:
+            sparing.give_up(f"{path} lies on no watched disk any more")
+        else:
+            sparing.begin(spool.file, path)
+    except (RhaError, OSError):
+        spool.close()
+        if is_new:
+            path.unlink()
+        raise
+    return spool
 
 
 class Spooler(threading.Thread):
     """Without a spool it does nothing. `failure`: why there is none though one was asked for, or what it died of."""
 
-    def __init__(self, capture: Capture, backlog: Backlog, failure: str) -> None:
+    def __init__(self, capture: Capture, backlog: Backlog, sparing: Sparing, failure: str) -> None:
         super().__init__(name="spooler", daemon=True)
         self._backlog, self._spool, self._failure = backlog, backlog.spool, failure
+        self._sparing = sparing
         self._decision = Decision(False, "")
         self._reader = capture.second_reader() if self._spool else capture.ring  # the latter is not used
         self._stopping = threading.Event()
@@ -97,12 +118,18 @@ class Spooler(threading.Thread):
     def run(self) -> None:
         while self._spool and not self._stopping.wait(LOOK_SECONDS):
             try:
+                self._keep_spared()
                 while self._look(self._spool).spill and not self._stopping.is_set():
                     if not self._move(self._spool):
                         break
+                    self._keep_spared()
             except (OSError, RhaError) as error:
                 self._failure = f"the spool {self._spool.path} is not used any more: {error}".replace("\n", "; ")
                 return
+
+    def _keep_spared(self) -> None:
+        if why := self._sparing.keep():
+            raise StorageError("its writes would be captured", cause=why)
 
     def _look(self, spool: Spool) -> Decision:
         backlog = self._backlog

@@ -9,7 +9,8 @@ from rha.capture.shared import LOSSES
 from rha.units import show_bytes
 
 Need = Literal["nothing", "full", "compare", "marked"]
-Method = Literal["full", "compare", "marked"]
+Method = Literal["full", "volume", "compare", "marked"]
+Policy = Literal["auto", "volume", "block", "full", "offline"]  # the scenario's `sync.method`
 State = Literal["write-order", "catching-up", "bitmap", "unknown"]
 
 # A resync begun while the ring is nearly full would only overflow it again.
@@ -35,7 +36,13 @@ LOSES_RANGES = {
     "image-new": "the appliance's image is new",
 }
 GROWN = "grown"  # ranges known: the new part is marked
-REASONS = {**KEEPS_RANGES, **LOSES_RANGES, GROWN: "the device has grown"}
+SPOOL_MOVED = "spool-moved"  # ranges known: those of the spool
+REASONS = {
+    **KEEPS_RANGES,
+    **LOSES_RANGES,
+    GROWN: "the device has grown",
+    SPOOL_MOVED: "the spool on this disk is another file, or lies elsewhere",
+}
 
 
 @dataclass(frozen=True)
@@ -88,11 +95,13 @@ class Verdict(NamedTuple):
 
 @dataclass(frozen=True)
 class Resync:
-    """Action: sync these disks (by index) now, each by its method."""
+    """Action: sync these disks (by index) now, each by its method. `skips_free`: those that go over a whole disk leave
+    out what its file systems hold for free."""
 
     disks: tuple[int, ...]
     methods: tuple[Method, ...]
     why: str
+    skips_free: bool = False
 
     def items(self) -> list[tuple[int, Method]]:
         """Each disk with its method."""
@@ -113,7 +122,7 @@ def state_of(disk: DiskView) -> Verdict:
     if disk.is_ordered and disk.in_data_mode:
         return Verdict("write-order", "synced", "every write is in the stream, in order")
     if disk.is_syncing:
-        left = f"{_NAMES[disk.method]}: {show_bytes(disk.dirty_bytes)} not yet on the appliance"
+        left = f"{METHOD_NAMES[disk.method]}: {show_bytes(disk.dirty_bytes)} not yet on the appliance"
         return Verdict("catching-up", _reason(disk, "sync"), left)
     if not disk.is_trusted:
         why = disk.cause.sentence if disk.cause else "the image was never synced with this disk"
@@ -129,29 +138,45 @@ def _reason(disk: DiskView, otherwise: str) -> str:
     return disk.cause.reason if disk.cause else otherwise
 
 
-_NAMES = {"full": "first sync", "compare": "sync by comparison", "marked": "resync of changed ranges"}
+METHOD_NAMES = {
+    "full": "first sync",
+    "volume": "sync of used blocks",
+    "compare": "sync by comparison",
+    "marked": "resync of changed ranges",
+}
 
 
-def method_for(disk: DiskView) -> Method | None:
-    """The cheapest method that makes the image equal again; None when it is, or when nothing can."""
+def method_for(disk: DiskView, policy: Policy = "auto") -> Method | None:
+    """The method that makes the image equal again, the cheapest that the policy allows; None when it is, or when
+    nothing can.
+
+    auto: used blocks into a new image, a comparison with an old one, both without free space. volume: used blocks,
+    never compared: for a line that is faster than two disks are read. block: compared, free space too, so that the
+    image becomes equal to the last byte; full: the same without comparing. offline: as auto, but a new image waits for
+    the import of a medium.
+    """
     if disk.trouble:
         return None
     if disk.need == "full":
-        return "full"
+        if policy == "offline":
+            return None
+        return "volume" if policy in ("auto", "volume") else "full"
     if disk.need == "compare" or not disk.is_trusted:
-        return "compare"
+        return policy if policy in ("volume", "full") else "compare"
     if disk.is_ordered and disk.in_data_mode:
         return None
     return "compare" if disk.is_suspected else "marked"
 
 
-def next_action(disks: list[DiskView], ring_free: float) -> Resync | Wait:
-    """What to do about the disks. `ring_free`: free part of the ring, 0 to 1."""
+def next_action(disks: list[DiskView], ring_free: float, policy: Policy = "auto") -> Resync | Wait:
+    """What to do about the disks. `ring_free`: free part of the ring, 0 to 1; `policy`: of the scenario."""
     if any(disk.need is None for disk in disks):
         return Wait("the appliance has not said yet what its images need")
     if any(disk.is_syncing for disk in disks):
         return Wait("a resync is running")
-    wanted = [(i, method) for i, disk in enumerate(disks) if (method := method_for(disk))]
+    wanted = [(i, method) for i, disk in enumerate(disks) if (method := method_for(disk, policy))]
+    if not wanted and policy == "offline" and (new := [disk.name for disk in disks if disk.need == "full"]):
+        return Wait(f"{', '.join(new)}: the first sync comes by medium: rha sync import on the appliance")
     if not wanted:
         hopeless = ", ".join(f"{disk.name}: {disk.trouble.sentence}" for disk in disks if disk.trouble)
         return Wait(f"no resync helps: {hopeless}" if hopeless else "all disks are in write order")
@@ -159,6 +184,5 @@ def next_action(disks: list[DiskView], ring_free: float) -> Resync | Wait:
     if ring_free < RING_FREE_ENOUGH:
         return Wait(f"{names} must be synced, once the ring has drained ({ring_free:.0%} free)")
     methods = tuple(method for _, method in wanted)
-    return Resync(
-        tuple(i for i, _ in wanted), methods, f"{names}: {' and '.join(sorted({_NAMES[m] for m in methods}))}"
-    )
+    why = f"{names}: {' and '.join(sorted({METHOD_NAMES[m] for m in methods}))}"
+    return Resync(tuple(i for i, _ in wanted), methods, why, policy in ("auto", "volume", "offline"))

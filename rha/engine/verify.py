@@ -1,38 +1,39 @@
-"""Is the image equal to the disk? Compared block by block by digest, at a quiet point that the probe itself can see."""
+"""Is the image equal to the disk? Compared block by block by digest, at a quiet point that the probe itself can see.
+
+Free space that no sync has sent is not compared: the appliance says which blocks that concerns, and those of which a
+part was written since are compared once more, sector by sector.
+"""
 
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from typing import Any
 
 from rha.capture.capture import Capture
+from rha.capture.device import Device
 from rha.engine.compare import Comparer
 from rha.engine.session import Session
-from rha.errors import StateError
-from rha.sync.blocks import DiskReader
-from rha.sync.plan import pieces
+from rha.sync import freespace
+from rha.sync.blocks import BLOCK_BYTES, DIFFERS, PARTLY_UNSENT, SECTOR_BYTES, UNSENT, DiskReader
+from rha.sync.plan import Piece, pieces
+from rha.units import show_bytes
 
 PASSES = 4  # over what still differs, for writes that were on their way
 PAUSE_SECONDS = 1.0
 
 Block = tuple[int, int]  # disk, block number
+_SECTORS = BLOCK_BYTES // SECTOR_BYTES
 
 
 class Verification:
     """One run over all disks. Nothing is sent but digests, nothing is changed."""
 
     def __init__(self, capture: Capture, session: Session) -> None:
-        self._capture, self._session = capture, session
-        self.comparer = Comparer(session.outbox)
-        self._aborted = ""
-
-    def abort(self, why: str) -> None:
-        self._aborted = why
-        self.comparer.abort(why)
-
-    def _check(self) -> None:
-        if self._aborted:
-            raise StateError("the verification was broken off", cause=self._aborted)
+        self._capture = capture
+        self.comparer = Comparer(session.outbox, "the verification")
+        self.abort, self._check = self.comparer.abort, self.comparer.check
+        self._unsent_bytes = self._reserved_bytes = 0
 
     def run(self, names: list[str]) -> dict[str, Any]:
         """`equal`: no block differs. `quiet`: no write was captured during the last pass, so the answer holds for one
@@ -53,50 +54,92 @@ class Verification:
         return self._result(names, suspects or set(), quiet)
 
     def _compare(self, suspects: set[Block] | None) -> set[Block]:
+        """The blocks that differ, of those or of all; what was never sent does not count."""
         found: set[Block] = set()
         for disk, device in enumerate(self._capture.devices):
-            wanted = None if suspects is None else sorted(block for at, block in suspects if at == disk)
+            wanted = self._wanted(disk) if suspects is None else sorted(block for at, block in suspects if at == disk)
             with DiskReader(device.path, check=self._check) as reader:
-                for piece in pieces(_runs_of(wanted, self._capture.blocks(disk)), device.bytes):
-                    self._check()
-                    buffer, view = reader.read(piece.offset, piece.length)
-                    self.comparer.ask(disk, piece, buffer, view)
-                    found |= self._take(reader, all=False)
-                found |= self._take(reader, all=True)
+                flags = self._flags(disk, wanted, reader, by_sector=False)
+                if suspects is None:
+                    self._note_unsent(device, sorted(block for block, flag in flags.items() if flag == UNSENT))
+                partly = sorted(block for block, flag in flags.items() if flag == PARTLY_UNSENT)
+                sectors = self._flags(disk, partly, reader, by_sector=True) if partly else {}
+            found |= {(disk, block) for block, flag in flags.items() if flag == DIFFERS}
+            found |= {(disk, sector // _SECTORS) for sector, flag in sectors.items() if flag == DIFFERS}
         return found
 
-    def _take(self, reader: DiskReader, *, all: bool) -> set[Block]:
-        found: set[Block] = set()
-        for disk, piece, buffer, _, flags in self.comparer.answered(all=all):
-            found |= {(disk, piece.first + i) for i, differs in enumerate(flags) if differs}
-            reader.release(buffer)
+    def _wanted(self, disk: int) -> list[int] | None:
+        """All blocks but those of a spool, which the image does not follow; None: all."""
+        spared = self._capture.spared_blocks(disk)
+        left_out = {block for first, count in spared for block in range(first, first + count)}
+        return [block for block in range(self._capture.blocks(disk)) if block not in left_out] if spared else None
+
+    def _note_unsent(self, device: Device, blocks: list[int]) -> None:
+        """Of what was never sent a part may belong to files by now that reserved it and wrote nothing there. A write
+        that was lost there would look the same, so that part has a figure of its own."""
+        if not blocks:
+            return
+        free = freespace.whole_blocks(freespace.look(device, self._check).ranges)
+        still = sum(bisect_left(blocks, first + count) - bisect_left(blocks, first) for first, count in free)
+        self._unsent_bytes += len(blocks) * BLOCK_BYTES
+        self._reserved_bytes += (len(blocks) - still) * BLOCK_BYTES
+
+    def _flags(self, disk: int, wanted: list[int] | None, reader: DiskReader, *, by_sector: bool) -> dict[int, int]:
+        """How blocks, or their sectors, differ, by number; equal ones are left out. `wanted`: blocks; None: all."""
+        found: dict[int, int] = {}
+        for piece in pieces(_runs_of(wanted, self._capture.blocks(disk)), self._capture.devices[disk].bytes):
+            self._check()
+            buffer, view = reader.read(piece.offset, piece.length)
+            self.comparer.ask(disk, piece, buffer, view, by_sector=by_sector)
+            self._take(found, reader, SECTOR_BYTES if by_sector else BLOCK_BYTES, all=False)
+        self._take(found, reader, SECTOR_BYTES if by_sector else BLOCK_BYTES, all=True)
         return found
+
+    def _take(self, found: dict[int, int], reader: DiskReader, unit: int, *, all: bool) -> None:
+        for _, piece, buffer, _, flags in self.comparer.answered(all=all):
+            first = piece.offset // unit
+            found.update((first + i, flag) for i, flag in enumerate(flags) if flag)
+            reader.release(buffer)
 
     def _result(self, names: list[str], suspects: set[Block], quiet: bool) -> dict[str, Any]:
         ranges = [
             {"disk": names[disk], "offset": piece.offset, "bytes": piece.length}
-            for disk, device in enumerate(self._capture.devices)
-            for piece in pieces(
-                _runs_of(sorted(block for at, block in suspects if at == disk), self._capture.blocks(disk)),
-                device.bytes,
-            )
+            for disk in range(len(self._capture.devices))
+            for piece in self._pieces_of(disk, suspects)
         ]
-        compared = sum(device.bytes for device in self._capture.devices)
-        if not ranges:
-            sentence = "disk and image are equal" + ("" if quiet else "; writes went on, so not at one single moment")
-        elif quiet:
-            sentence = f"{len(ranges)} ranges differ, and nothing was written meanwhile"
-        else:
-            sentence = f"{len(ranges)} ranges differ or were being written; stop the writer and verify again"
+        spared = sum(count for i in range(len(names)) for _, count in self._capture.spared_blocks(i)) * BLOCK_BYTES
+        compared = sum(device.bytes for device in self._capture.devices) - spared
+        sentence = _sentence(len(ranges), quiet) + _left_out(self._unsent_bytes, self._reserved_bytes)
         return {
             "equal": not ranges,
             "quiet": quiet,
-            "compared_bytes": compared,
+            "compared_bytes": compared - self._unsent_bytes,
+            "left_out_bytes": self._unsent_bytes,
+            "left_out_used_bytes": self._reserved_bytes,
             "differing": ranges if quiet else [],
             "busy": [] if quiet else ranges,
             "busy_ranges": 0 if quiet else len(ranges),
-            "sentence": sentence,
+            "sentence": f"{sentence} (but for the spool of {show_bytes(spared)} on it)" if spared else sentence,
         }
+
+    def _pieces_of(self, disk: int, suspects: set[Block]) -> list[Piece]:
+        wanted = sorted(block for at, block in suspects if at == disk)
+        return list(pieces(_runs_of(wanted, self._capture.blocks(disk)), self._capture.devices[disk].bytes))
+
+
+def _sentence(ranges: int, quiet: bool) -> str:
+    if not ranges:
+        return "disk and image are equal" + ("" if quiet else "; writes went on, so not at one single moment")
+    if quiet:
+        return f"{ranges} ranges differ, and nothing was written meanwhile"
+    return f"{ranges} ranges differ or were being written; stop the writer and verify again"
+
+
+def _left_out(count: int, reserved: int) -> str:
+    if not count:
+        return ""
+    now = f", {show_bytes(reserved)} of it belong to files now or cannot be asked about" if reserved else ""
+    return f"; {show_bytes(count)} were free space when the disk was synced and were never sent{now}"
 
 
 def _runs_of(wanted: list[int] | None, blocks: int) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,6 +16,8 @@ import nbd
 
 from rha.errors import StorageError
 from rha.hashing import Buffer
+from rha.image.direct import DirectFile
+from rha.journal.extents import ZEROS, Extent
 
 DEPTH = 64  # requests in flight per connection; QEMU's server works on 16 of them at a time
 # Measured over 256 KiB to 32 MiB: from 1 MiB on no faster, and the server allocates a buffer per request.
@@ -133,9 +135,34 @@ class _Image:
 class ImageWriter(_Image):
     """Writes one image. A failed writer stays failed: what was not written is not known, so it must be redone."""
 
-    def __init__(self, socket: Path, name: str, *, connections: int = 2) -> None:
-        """Connects to the writable export `name`. Raises StorageError."""
+    def __init__(self, socket: Path, name: str, *, connections: int = 2, direct: DirectFile | None = None) -> None:
+        """Connects to the writable export `name`. `direct`: the image's file, for what needs no daemon; closed with the
+        writer. Raises StorageError."""
         super().__init__(socket, name, name=name, connections=connections)
+        self._direct = direct
+
+    def write_batch(self, batch: Sequence[Extent], data: memoryview) -> None:
+        """Starts writing extents of this image that do not overlap, after everything started before. `data` as for
+        `write`. Raises StorageError, for earlier requests too."""
+        self.drain()
+        done = self._write_directly(batch, data) if self._direct else [0] * len(batch)
+        for extent, written in zip(batch, done, strict=True):
+            if extent.kind == ZEROS:
+                self.zero(extent.offset, extent.length)
+            elif written < extent.length:
+                rest = data[extent.data + written : extent.data + extent.length]
+                self.write(extent.offset + written, rest)
+
+    def _write_directly(self, batch: Sequence[Extent], data: memoryview) -> list[int]:
+        assert self._direct is not None
+        for extent in batch:
+            self._check_range("write", extent.offset, extent.length)
+        try:
+            return self._direct.write(batch, data)
+        except OSError as error:
+            self._note("write", None, error.errno or errno.EIO, f"{error.strerror} at {error.filename}")
+            self._raise_failure()
+            raise
 
     def write(self, offset: int, buffer: Buffer) -> None:
         """Starts writing at a byte offset. The buffer must not change until `drain` or `flush`; writes that overlap
@@ -153,6 +180,8 @@ class ImageWriter(_Image):
     def zero(self, offset: int, length: int) -> None:
         """Starts making a range read as zeros; it takes no space where the format can do that. Raises StorageError."""
         self._check_range("zero", offset, length)
+        if self._direct:
+            self._direct.zeroed(offset, length)
         for at in range(offset, offset + length, ZERO_BYTES):
             link = self._link()
             self._start(link, "zero", at, _zero(link.handle, min(ZERO_BYTES, offset + length - at), at))
@@ -162,10 +191,22 @@ class ImageWriter(_Image):
         self.drain()
         # The server says that one flush covers the writes of all connections (multi-conn), else there is only one.
         try:
+            if self._direct:
+                self._direct.sync()
             self._links[0].handle.flush()
+            if self._direct:
+                self._direct.flushed()
         except nbd.Error as error:
             self._note("flush", None, error.errnum, error.string)
             self._raise_failure()
+        except OSError as error:
+            self._note("flush", None, error.errno or errno.EIO)
+            self._raise_failure()
+
+    def close(self) -> None:
+        super().close()
+        if self._direct:
+            self._direct.close()
 
 
 class ImageReader(_Image):

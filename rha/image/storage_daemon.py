@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, Self
 
 from rha.errors import HostError, StorageError
 from rha.image.client import ImageReader, ImageWriter, read_only_export
+from rha.image.direct import DirectFile
 from rha.image.formats import last_words
 from rha.image.qmp import Qmp
 
@@ -127,8 +128,15 @@ class StorageDaemon:
         return self._process is not None and self._process.poll() is None
 
     def writer(self, name: str, *, connections: int = 2) -> ImageWriter:
-        """A writer of one image. Raises StorageError."""
-        return ImageWriter(self.socket, name, connections=connections)
+        """A writer of one image, the only one while it lives. Raises StorageError."""
+        image = next((image for image in self.images if image.name == name), None)
+        direct = DirectFile.open(image.path, image.format) if image else None
+        try:
+            return ImageWriter(self.socket, name, connections=connections, direct=direct)
+        except StorageError:
+            if direct:
+                direct.close()
+            raise
 
     def reader(self, name: str) -> ImageReader:
         """A reader of one image. Raises StorageError."""

@@ -14,6 +14,8 @@ from blake3 import blake3
 from rha.errors import DeviceError
 
 BLOCK_BYTES = 64 << 10
+SECTOR_BYTES = 512
+EQUAL, DIFFERS, PARTLY_UNSENT, UNSENT = range(4)  # answers to a digest: the last two differ where nothing was ever sent
 DIGEST_BYTES = 16  # of blake3's 32: 2^-64 for an accidental match of two blocks among 2^32
 
 
@@ -77,11 +79,9 @@ class DiskReader:
             self._free.put(buffer)
 
 
-def digests(data: memoryview) -> bytes:
-    """BLAKE3 of each 64 KiB block, 16 bytes each, one after the other."""
-    return b"".join(
-        blake3(data[at : at + BLOCK_BYTES]).digest(length=DIGEST_BYTES) for at in range(0, len(data), BLOCK_BYTES)
-    )
+def digests(data: memoryview, unit: int = BLOCK_BYTES) -> bytes:
+    """BLAKE3 of each block of `unit` bytes, 16 bytes each, one after the other."""
+    return b"".join(blake3(data[at : at + unit]).digest(length=DIGEST_BYTES) for at in range(0, len(data), unit))
 
 
 def differing(mine: bytes, theirs: bytes) -> bytes:

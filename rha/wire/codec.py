@@ -19,7 +19,7 @@ from rha.wire.frames import BadFrame, Header
 
 NONE, LZ4, ZSTD = frames.CODECS
 NAMES = {"none": NONE, "lz4": LZ4, "zstd": ZSTD}
-ZSTD_LEVEL = 1  # higher levels are slower than the links they could help: bench/compression.py
+ZSTD_LEVEL = 1  # higher levels are slower than the links they could help: bench/link.py
 _WINDOW_BYTES = frames.MAX_PAYLOAD_BYTES  # of history that a decompressor may be made to keep
 
 

@@ -44,6 +44,7 @@ MAX_PAYLOAD_BYTES = 16 << 20
 CODECS = (0, 1, 2)  # none, LZ4, Zstandard: rha/wire/codec.py
 
 FLAG_ZEROS = 1  # RESYNC: the range is all zeros; the payload is one u64, its length in bytes
+FLAG_SECTORS = 2  # HASHES, DIFFERS: of sectors of 512 bytes instead of blocks of 64 KiB
 
 _HEADER = struct.Struct("<IBBBBHHIIIQQQQQQ")
 _SUMMED_BYTES = HEADER_BYTES - 8
@@ -61,8 +62,10 @@ class FrameType(IntEnum):
     MARK = 18  # a resync begins: epoch mark
     GAP = 19  # a disk left write order here
     END = 20  # a resync ended: in write order from here
+    REWIND = 21  # journal only, by the appliance: the images are taken back to a point here
     HASHES = 32  # engine: digests of blocks, to be compared with the image
     DIFFERS = 33  # appliance: which of these blocks differ
+    FREE = 34  # engine: ranges that a sync leaves out, as their file system holds them for free
     INTERVAL = 64  # undo file only: what the images were when it began
     UNDO_TABLE = 65  # undo file only: ranges whose old content follows
     UNDO_DATA = 66  # undo file only: that content
@@ -71,7 +74,7 @@ class FrameType(IntEnum):
 # What may be compressed. Its raw length is a multiple of 8 anyway, so no padding hides inside.
 COMPRESSIBLE = frozenset({FrameType.RECORDS, FrameType.RESYNC})
 # What counts against the credit that the appliance grants (rha/wire/credit.py).
-CREDITED = frozenset({FrameType.RECORDS, FrameType.RESYNC, FrameType.HASHES})
+CREDITED = frozenset({FrameType.RECORDS, FrameType.RESYNC, FrameType.HASHES, FrameType.FREE})
 JOURNALED = frozenset(
     {FrameType.RECORDS, FrameType.RESYNC, FrameType.MARK, FrameType.GAP, FrameType.END, FrameType.HELLO}
 )

@@ -117,6 +117,12 @@ class Link:
                 count = self._sock.recv_into(self._incoming.room())
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 break
+            except OSError:
+                if found:
+                    break  # what came before the end counts: perhaps it says why. The next read fails again
+                raise
+            if count == 0 and found:
+                break
             if count == 0:
                 raise NetworkError("the peer hung up", cause="the connection was closed", hint="rha status on the peer")
             self.last_heard = time.monotonic()

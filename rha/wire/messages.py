@@ -83,12 +83,17 @@ class Ack(msgspec.Struct, kw_only=True):
     credit: int = 0
 
 
+Method = Literal["full", "volume", "compare", "marked"]
+
+
 class Mark(msgspec.Struct, kw_only=True):
-    """A resync of these disks begins; the stream holds every write submitted from here on."""
+    """A resync of these disks begins; the stream holds every write submitted from here on. `methods`: of each disk;
+    empty: `method` for all. All but `marked` go over the whole disk."""
 
     epoch: int
     disks: list[int]
-    method: Literal["full", "compare", "marked"]
+    method: Method
+    methods: list[Method] = []
 
 
 class Gap(msgspec.Struct, kw_only=True):
@@ -97,6 +102,18 @@ class Gap(msgspec.Struct, kw_only=True):
     disk: int
     reason: str
     count: int
+
+
+class Rewind(msgspec.Struct, kw_only=True):
+    """In the journal only. The images are made what they were at a point: `lsn`, `time` (the master's clock); `start`,
+    `position` and `prefix` say where the appliance finds it (rha.appliance.points.Place). `by`: who asked."""
+
+    lsn: int
+    time: float
+    start: int
+    position: int
+    prefix: int
+    by: str = ""
 
 
 class End(msgspec.Struct, kw_only=True):

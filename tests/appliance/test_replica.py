@@ -164,3 +164,23 @@ def test_an_applier_that_failed_is_tried_again_and_named_meanwhile(tmp_path: Pat
         assert replica.report().alarms == []
     finally:
         replica.close()
+
+
+def test_a_master_that_has_lost_what_comes_next_begins_anew(tmp_path: Path) -> None:
+    """Its ring, or its spool, begins above the end of the journal. The floor makes it choose another generation; of
+    this greeting nothing is kept."""
+    replica = opened(tmp_path)
+    try:
+        master = Master(replica)
+        master.greet("a" * 32, 8)
+        master.sync(CONTENT)
+        end = replica.journal_end
+        welcome = master.greet("a" * 32, 1 << 20)
+        assert not welcome.generation_known
+        assert welcome.lsn_floor == 1 << 20, "the engine's own condition for a new generation"
+        assert replica.journal_end == end
+        assert replica.why_not_consistent() is None
+        welcome = master.greet("b" * 32, (1 << 20) + 8)
+        assert [disk.need for disk in welcome.disks] == ["compare"]
+    finally:
+        replica.close()

@@ -56,7 +56,9 @@ def test_life_of_a_stream_with_the_reason_at_every_point() -> None:
 def test_a_new_generation_makes_only_unknown_images_new() -> None:
     grown = [DISKS[0], DiskHello(name="data", bytes=4 << 20), DiskHello(name="log", bytes=1 << 20)]
     state = begun(synced(), "b", 300, grown)
-    assert [disk.phase for disk in state.disks] == ["stale", "new", "new"]
+    assert [disk.phase for disk in state.disks] == ["stale", "stale", "new"]
+    shrunk = [DISKS[0], DiskHello(name="data", bytes=DISKS[1].bytes // 2)]
+    assert [disk.phase for disk in begun(synced(), "b", 300, shrunk).disks] == ["stale", "new"]
     never_synced = begun(begun(StreamState(), "a", 100), "b", 300)
     assert {disk.phase for disk in never_synced.disks} == {"new"}
 
@@ -64,6 +66,14 @@ def test_a_new_generation_makes_only_unknown_images_new() -> None:
 def test_the_same_generation_goes_on() -> None:
     state = synced()
     assert begun(state, "a", 100) == state
+
+
+def test_a_grown_disk_is_broken_in_the_middle_of_a_generation() -> None:
+    grown = [DISKS[0], DiskHello(name="data", bytes=2 * DISKS[1].bytes)]
+    state = begun(synced(), "a", 100, grown)
+    assert [(disk.phase, disk.why) for disk in state.disks] == [("ordered", ""), ("broken", "grown")]
+    assert state.disks[1].bytes == 2 * DISKS[1].bytes
+    assert state.next_lsn == synced().next_lsn
 
 
 @pytest.mark.parametrize("lsn", [99, 101, 0])

@@ -82,7 +82,7 @@ def test_crash_keeps_what_was_given_back(
         chunk = spool.write(at, content(at, length), 1)
         if draw.random() < 0.5:  # the power went: another order of blocks, or none
             place = spool._data_start + chunk.begin % spool.capacity
-            os.pwrite(spool._file, b"\xff" * 8, min(place, SIZE - 8))
+            os.pwrite(spool.file, b"\xff" * 8, min(place, SIZE - 8))
         at += length
     spool.close()
     again = Spool.open(path, SIZE, GENERATION, end)
@@ -106,8 +106,8 @@ def test_damage_is_noticed(tmp_path: Path, damage: int | str) -> None:
     spool = Spool.open(tmp_path / "s", SIZE, GENERATION, 0)
     end = filled(spool, 8, [80_000, 80_000, 80_000])
     place = spool._data_start + 100_000 if damage == "data" else int(damage)
-    before = os.pread(spool._file, 1, place)
-    os.pwrite(spool._file, bytes([before[0] ^ 1]), place)
+    before = os.pread(spool.file, 1, place)
+    os.pwrite(spool.file, bytes([before[0] ^ 1]), place)
     spool.close()
     again = Spool.open(tmp_path / "s", SIZE, GENERATION, end)
     if damage == "data":

@@ -13,6 +13,7 @@ from rha.engine.state import (
     REASONS,
     Cause,
     DiskView,
+    Policy,
     Resync,
     Wait,
     method_for,
@@ -91,7 +92,33 @@ def test_method_is_the_cheapest_that_makes_the_image_equal() -> None:
     assert method_for(LOST) == "marked"
     assert method_for(REBOOTED) == "compare"
     assert method_for(replace(ORDERED, need="compare")) == "compare"
-    assert method_for(replace(ORDERED, need="full")) == "full"
+    assert method_for(replace(ORDERED, need="full")) == "volume"
+
+
+POLICIES = {  # what a new image and one of unknown age get, and whether free space is left out
+    "auto": ("volume", "compare", True),
+    "volume": ("volume", "volume", True),
+    "block": ("full", "compare", False),
+    "full": ("full", "full", False),
+}
+
+
+def test_a_new_image_may_wait_for_a_medium() -> None:
+    new = replace(LOST, need="full")
+    wait = Wait("root: the first sync comes by medium: rha sync import on the appliance")
+    assert next_action([new], 1.0, "offline") == wait
+    assert method_for(REBOOTED, "offline") == "compare"
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_scenario_may_say_how(policy: Policy) -> None:
+    new, old, skips = POLICIES[policy]
+    assert method_for(replace(ORDERED, need="full"), policy) == new
+    assert method_for(REBOOTED, policy) == old
+    assert method_for(LOST, policy) == "marked"
+    action = next_action([REBOOTED], 1.0, policy)
+    assert isinstance(action, Resync)
+    assert (action.methods, action.skips_free) == ((old,), skips)
 
 
 def test_a_broken_comparison_goes_on_comparing() -> None:
@@ -100,9 +127,11 @@ def test_a_broken_comparison_goes_on_comparing() -> None:
 
 def test_actions_and_their_sentences() -> None:
     assert next_action([ORDERED], 1.0) == Wait("all disks are in write order")
-    assert next_action([LOST], 1.0) == Resync((0,), ("marked",), "root: resync of changed ranges")
+    assert next_action([LOST], 1.0) == Resync((0,), ("marked",), "root: resync of changed ranges", True)
     assert next_action([LOST], 0.5) == Wait("root must be synced, once the ring has drained (50% free)")
     assert next_action([replace(LOST, need=None)], 1.0) == Wait("the appliance has not said yet what its images need")
     assert next_action([ORDERED, replace(LOST, is_syncing=True)], 1.0) == Wait("a resync is running")
     both = next_action([replace(LOST, name="a", need="full"), LOST], 1.0)
-    assert both == Resync((0, 1), ("full", "marked"), "a, root: first sync and resync of changed ranges")
+    assert both == Resync(
+        (0, 1), ("volume", "marked"), "a, root: resync of changed ranges and sync of used blocks", True
+    )

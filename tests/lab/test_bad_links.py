@@ -169,11 +169,12 @@ def test_limit_holds_and_is_shown(lab: Lab) -> None:
 
 def test_appliance_whose_disk_stands_still_stays_in_touch(lab: Lab) -> None:
     """Its file system is frozen: no write of the appliance ends. Credit stops the stream, not the connection."""
-    disk, below = lab.disk(128 * MIB), lab.disk(512 * MIB)
+    disk, below = lab.disk(128 * MIB), lab.disk(2048 * MIB)
     store = lab.mount(below.path, "ext4")
     config = lab.folder / "appliance.toml"
     config.write_text(config.read_text().replace(str(lab.appliance.store), str(store / "store")))
     lab.appliance.store = store / "store"
+    lab.stack.callback(lab.appliance.kill)  # before the store is unmounted
     lab.appliance.start()
     engine = lab.engine([disk.path], ring="64MiB", link=QUICK)
     engine.start()

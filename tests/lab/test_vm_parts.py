@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import socket
 import struct
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rha.errors import ConfigError, StorageError
+from rha.errors import ConfigError, StateError, StorageError
 from vmlab import __main__ as command
 from vmlab import ask, disk, layers, qemu, write_log
 from vmlab.network import USER, Segment
+from vmlab.wire import Answer, Gone, Wire
 
 BLOCK = 512
 
@@ -26,7 +29,7 @@ def test_every_bus_has_its_name_in_the_machine() -> None:
 def test_bad_sectors_refuse_writes_only() -> None:
     node = disk.node(disk.Disk("d", Path("/x"), "scsi", bad_sectors=(8,)))
     assert node["file"]["driver"] == "blkdebug"
-    assert node["file"]["inject-error"] == [{"event": "write_aio", "sector": 8, "errno": 5}]
+    assert node["file"]["inject-error"] == [{"event": "none", "iotype": "write", "sector": 8, "errno": 5}]
 
 
 def test_ahci_disks_get_a_port_each() -> None:
@@ -109,6 +112,75 @@ def test_a_disks_state_and_losses_can_be_asked_for() -> None:
 def test_an_unknown_scene_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["nothing"]) in (ConfigError.code, 4)  # 4: not root
     assert "error:" in capsys.readouterr().err
+
+
+class Guest:
+    """The other end of a wire, by hand."""
+
+    def __init__(self) -> None:
+        here, self.port = socket.socketpair()
+        self.wire = Wire(here)
+        self.lines = self.port.makefile("rb")
+
+    def send(self, **message: Any) -> None:
+        self.port.sendall(b"\n" + json.dumps(message).encode() + b"\n")
+
+    def hang_up(self) -> None:
+        self.lines.close()
+        self.port.close()
+
+    def begin_call(self) -> tuple[list[Answer], list[Exception], threading.Thread]:
+        """A call under way in a thread; returns when its request is here."""
+        answers: list[Answer] = []
+        errors: list[Exception] = []
+
+        def call() -> None:
+            try:
+                answers.append(self.wire.call(["true"], b"", 5))
+            except StateError as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=call)
+        thread.start()
+        assert json.loads(self.lines.readline())["argv"] == ["true"]
+        return answers, errors, thread
+
+
+def test_a_boot_is_announced_once_though_the_agent_starts_twice() -> None:
+    guest = Guest()
+    guest.send(boot="one")
+    guest.send(boot="one")
+    guest.port.sendall(b'{"id": 7, "torn')
+    guest.send(boot="two")
+    assert guest.wire.wait_boot(1, 5)
+    assert guest.wire.boots() == 2
+    guest.hang_up()
+    with pytest.raises(Gone, match="while it booted"):
+        guest.wire.wait_boot(2, 5)
+    guest.wire.close()
+
+
+def test_a_call_ends_with_its_answer() -> None:
+    guest = Guest()
+    answers, _, thread = guest.begin_call()
+    guest.send(id=1, code=3, stdout="b3V0", stderr="")
+    thread.join(5)
+    assert answers == [Answer(3, b"out", b"")]
+    guest.wire.close()
+
+
+@pytest.mark.parametrize("how", ["reboot", "power cut"])
+def test_a_call_that_its_machine_does_not_outlive_is_gone(how: str) -> None:
+    guest = Guest()
+    answers, errors, thread = guest.begin_call()
+    if how == "reboot":
+        guest.send(boot="again")
+    else:
+        guest.hang_up()
+    thread.join(5)
+    assert not answers
+    assert isinstance(errors[0], Gone)
+    guest.wire.close()
 
 
 @pytest.mark.root

@@ -1,0 +1,100 @@
+#define _GNU_SOURCE
+#include "direct.h"
+
+#include <endian.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+/* Entries of the tables, docs/interop/qcow2.txt in QEMU: bit 63 says that nothing else refers to the cluster, bit 62 that
+ * it is compressed, bit 0 that it reads as zeros whatever is in it. */
+#define COPIED (1ull << 63)
+#define COMPRESSED (1ull << 62)
+#define READS_AS_ZEROS 1ull
+#define OFFSET_MASK 0x00fffffffffffe00ull
+#define RUN 64 /* entries looked up at once: 4 MiB of disk with clusters of 64 KiB */
+
+/* Looks up the clusters from number `first` on, at most RUN and none beyond their table. Sets `places` and returns how many
+ * in a row can be written to, 0 when the first cannot; -1 with errno. */
+static int look_up(const struct rha_direct *image, uint64_t first, uint64_t wanted, uint64_t *places) {
+  uint64_t per_table = 1ull << (image->cluster_bits - 3);
+  uint64_t table = first / per_table, index = first % per_table, count = wanted < RUN ? wanted : RUN;
+  int found = 0;
+
+  if (count > per_table - index) count = per_table - index;
+  if (table >= image->l1_count || image->shut[table] || !(image->l1[table] & COPIED)) return 0;
+  ssize_t got = pread(image->file, places, count * 8, (off_t)((image->l1[table] & OFFSET_MASK) + index * 8));
+  if (got < 0) return -1;
+  for (; found < got / 8; found++) {
+    uint64_t entry = be64toh(places[found]);
+    places[found] = entry & OFFSET_MASK;
+    if (!(entry & COPIED) || entry & (COMPRESSED | READS_AS_ZEROS) || !places[found]) break;
+  }
+  return found;
+}
+
+static int write_all(int file, const uint8_t *data, uint64_t length, uint64_t at) {
+  while (length) {
+    ssize_t written = pwrite(file, data, length, (off_t)at);
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) return -1;
+    data += written;
+    length -= (uint64_t)written;
+    at += (uint64_t)written;
+  }
+  return 0;
+}
+
+/* Writes the clusters that were looked up, neighbours in the file as one, from byte `skip` of the first one on, and `length`
+ * bytes at most. Returns how many bytes, or -1. */
+static int64_t write_run(const struct rha_direct *image, const uint64_t *places, int count, uint64_t skip,
+                         const uint8_t *data, uint64_t length) {
+  uint64_t size = 1ull << image->cluster_bits, done = 0;
+
+  for (int i = 0, next; i < count; i = next) {
+    for (next = i + 1; next < count && places[next] == places[next - 1] + size;) next++;
+    uint64_t part = (uint64_t)(next - i) * size - skip;
+    if (part > length - done) part = length - done;
+    if (write_all(image->file, data + done, part, places[i] + skip)) return -1;
+    done += part;
+    skip = 0;
+  }
+  return (int64_t)done;
+}
+
+/* As much of one extent as can be written; -1 with errno. */
+static int64_t write_extent(const struct rha_direct *image, const struct rha_extent *extent, const uint8_t *data) {
+  uint64_t places[RUN], done = 0;
+
+  if (!image->cluster_bits) return write_all(image->file, data, extent->length, extent->offset) ? -1 : (int64_t)extent->length;
+  while (done < extent->length) {
+    uint64_t at = extent->offset + done, left = extent->length - done, skip = at & ((1ull << image->cluster_bits) - 1);
+    uint64_t wanted = (skip + left + (1ull << image->cluster_bits) - 1) >> image->cluster_bits;
+    int found = look_up(image, at >> image->cluster_bits, wanted, places);
+    if (found <= 0) return found < 0 ? -1 : (int64_t)done;
+    int64_t written = write_run(image, places, found, skip, data + done, left);
+    if (written < 0) return -1;
+    done += (uint64_t)written;
+  }
+  return (int64_t)done;
+}
+
+int rha_direct_write(const struct rha_direct *image, const struct rha_extent *extents, size_t count,
+                     const uint8_t *data, uint64_t *done, size_t *failed) {
+  int any = 0;
+
+  for (size_t i = 0; i < count; i++) {
+    done[i] = 0;
+    if (extents[i].kind != RHA_EXTENT_DATA) continue;
+    int64_t written = write_extent(image, &extents[i], data + extents[i].data);
+    if (written < 0) {
+      *failed = i;
+      return errno;
+    }
+    done[i] = (uint64_t)written;
+    any |= written != 0;
+  }
+  /* Not for safety, that is the flush: so that the flush finds little left to do. */
+  if (any) sync_file_range(image->file, 0, 0, SYNC_FILE_RANGE_WRITE);
+  return 0;
+}

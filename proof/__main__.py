@@ -1,0 +1,76 @@
+"""`make proof`: every oracle and every storm, printed as a table and written to build/proof.json.
+
+    python -m proof [--seed N] [--cuts N] [--database-cuts N] [--only PART]... [--storm NAME]...
+
+A failure names its subject, seed and LSN; the same seed draws the same cuts and the same order of kills again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+
+from proof import oracle_a, oracle_c, storms
+from proof.result import PATH, Result
+
+PARTS = ("images", "databases", "storms")
+
+
+def say(sentence: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')}  {sentence}", flush=True)
+
+
+def arguments() -> argparse.Namespace:
+    words = argparse.ArgumentParser(prog="python -m proof", description="Holds rha to what it promises.")
+    words.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000, help="drawn anew unless given")
+    words.add_argument("--cuts", type=int, default=2000, help="LSN cuts of disks and file systems")
+    words.add_argument("--database-cuts", type=int, default=240, help="LSN cuts of databases")
+    words.add_argument("--only", action="append", choices=PARTS, help="leave the other parts out")
+    words.add_argument("--storm", action="append", choices=[plan.name for plan in storms.PLANS], help="these only")
+    return words.parse_args()
+
+
+def guarded(result: Result, part: Callable[[], None], name: str) -> None:
+    """A part that cannot be brought to its end is a failure, and no reason to leave the others out."""
+    try:
+        part()
+    except Exception as error:  # noqa: BLE001 - whatever it was, it is told
+        say(f"{name} broke off: {error}")
+        result.verdicts.append(oracle_a.Verdict(name, failures=[f"{name}, seed {result.seed}: broke off: {error}"]))
+
+
+def judge(result: Result, subject: oracle_a.Subject) -> None:
+    result.verdicts.append(subject.judge(say))
+
+
+def weather(result: Result, plan: storms.Plan, seed: int) -> None:
+    result.tallies.append(storms.told(plan, seed, say))
+
+
+def main() -> int:
+    given = arguments()
+    if os.geteuid() != 0:
+        print("error: the proof needs root\ncause: loop devices, BPF, mounts\nhint: sudo make proof", file=sys.stderr)
+        return 4
+    parts, result, began = given.only or PARTS, Result(given.seed), time.monotonic()
+    say(f"seed {given.seed}")
+    subjects = oracle_a.subjects(given.cuts, given.seed) if "images" in parts else []
+    subjects += oracle_c.subjects(given.database_cuts, given.seed) if "databases" in parts else []
+    for subject in subjects:
+        guarded(result, partial(judge, result, subject), subject.name)
+    for number, plan in enumerate(storms.PLANS if "storms" in parts else ()):
+        if not given.storm or plan.name in given.storm:
+            guarded(result, partial(weather, result, plan, given.seed + 1000 * number), f"storm {plan.name}")
+    result.seconds = time.monotonic() - began
+    result.save()
+    print(result.table())
+    say(f"{'all is well' if result.is_good() else 'FAILED'} after {result.seconds:.0f} s; {PATH}")
+    return 0 if result.is_good() else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
