@@ -35,6 +35,7 @@ VERBS = {
     "export": "Write a disk of a point as an image file.",
     "failover": "The master is dead: start its substitute VM now.",
     "discard": "End a failover: remove the substitute VM, receive again.",
+    "redirect": "Lead clients to the substitute, or back.",
     "scenario": "Show a sample scenario, or check a file.",
     "pki": "Make certificates for appliance and masters.",
     "doctor": "Is this host fit to be a master, or an appliance?",
