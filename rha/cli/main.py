@@ -30,7 +30,7 @@ VERBS = {
     "mount": "Mount the file systems of a point, read-only.",
     "umount": "End a mount that `rha mount` has made.",
     "diff": "Show what differs between two points.",
-    "restore": "Copy a file or directory out of a point, to TARGET on this host.",
+    "restore": "Copy a file or directory out of a point.",
     "rewind": "Take the replica itself back to a point.",
     "export": "Write a disk of a point as an image file.",
     "failover": "The master is dead: start its substitute VM now.",
