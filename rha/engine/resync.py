@@ -83,6 +83,9 @@ class Round(threading.Thread):
             self._failed(error)
         except OSError as error:
             self._failed(DeviceError("the resync failed", cause=str(error), hint="rha doctor"))
+        except Exception as error:  # a bug: named in the status and tried again; the log gets the traceback
+            self._failed(DeviceError("the resync failed", cause=f"a bug in rha: {error!r}"))
+            raise
         finally:
             self._capture.stop_tracking()
 
