@@ -3,10 +3,14 @@ PYTHON := .venv/bin/python
 STAMP := build/venv.stamp
 C_SOURCES := $(wildcard csrc/*.c csrc/*.h csrc/*.py)
 
-.PHONY: deps venv check test sanitize demo bench proof vmlab clean
+.PHONY: deps test-deps venv check test sanitize demo bench proof vmlab clean
 
 deps:
-	@packaging/install-deps.sh
+	@packaging/install-deps.sh debian-packages
+
+# Servers that tests and bench run against; nothing that rha itself needs.
+test-deps:
+	@packaging/install-deps.sh debian-packages debian-packages-tests
 
 venv: deps $(STAMP)
 
@@ -21,7 +25,7 @@ check: venv
 	.venv/bin/mypy
 	.venv/bin/mypy -p demo -p proof -p vmlab
 
-test: venv
+test: venv test-deps
 	.venv/bin/pytest
 
 sanitize: deps
@@ -30,10 +34,10 @@ sanitize: deps
 demo: venv
 	@$(PYTHON) -m demo
 
-bench: venv
+bench: venv test-deps
 	$(PYTHON) -m bench
 
-proof: venv
+proof: venv test-deps
 	@$(PYTHON) -m proof
 
 # What needs a Debian machine of its own: device stacks, dm-log-writes, the life of devices, reboots. SCENE= picks one.

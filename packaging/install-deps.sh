@@ -1,5 +1,6 @@
 #!/bin/bash
-# Installs the Debian packages that rha, its tests and its demo need. Quick when they are present; safe to repeat.
+# install-deps.sh LIST...: installs the Debian packages of the lists (names of files beside this one) that are missing.
+# Quick when they are present; safe to repeat.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -9,8 +10,9 @@ refuse() {
     exit 4
 }
 
-# The packages of debian-packages that dpkg does not list as installed.
+# The packages of the lists that dpkg does not list as installed.
 missing_packages() {
+    local -a lists=("${@/#/$here/}")
     local -A installed=()
     local name
     while read -r name; do installed[$name]=1; done < <(
@@ -18,7 +20,7 @@ missing_packages() {
     )
     while read -r name; do
         [[ -n ${installed[$name]:-} ]] || printf '%s\n' "$name"
-    done < <(sed -e 's/#.*//' -e 's/[[:space:]]*$//' -e '/^$/d' "$here/debian-packages")
+    done < <(sed -e 's/#.*//' -e 's/[[:space:]]*$//' -e '/^$/d' "${lists[@]}" | sort -u)
 }
 
 # apt's lists may be absent (a container) or too old to name a version that the mirror still has: then update and retry.
@@ -30,7 +32,7 @@ install_packages() {
 }
 
 command -v dpkg-query >/dev/null || refuse 'this is no Debian system' 'dpkg-query is missing' 'see packaging/debian-packages for what to install'
-mapfile -t missing < <(missing_packages)
+mapfile -t missing < <(missing_packages "$@")
 if ((${#missing[@]})); then
     [[ $EUID -eq 0 ]] || refuse "packages are missing: ${missing[*]}" 'only root can install them' 'sudo make deps'
     printf 'deps: installing %s\n' "${missing[*]}" >&2
