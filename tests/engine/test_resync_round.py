@@ -35,6 +35,7 @@ from rha.engine.outbox import Bulk, Insert, Outbox
 from rha.engine.resync import WINDOW_SECONDS, Round
 from rha.engine.state import DiskView, Need, Resync, next_action
 from rha.errors import RhaError, StateError
+from rha.scenario import Sync
 from rha.sync.blocks import BLOCK_BYTES
 from rha.wire import frames
 from rha.wire.frames import FrameType, Header
@@ -74,10 +75,12 @@ class Turns:
 
     def run(self, work: Callable[[], None]) -> None:
         self._thread.acquire()
-        with contextlib.suppress(StateError):  # the test is over
-            work()
-        self.is_over = True
-        self._test.release()
+        try:
+            with contextlib.suppress(StateError):  # the test is over
+                work()
+        finally:
+            self.is_over = True
+            self._test.release()
 
 
 @dataclass
@@ -350,7 +353,7 @@ class World:
 class SteppedRound(Round):
     def __init__(self, plan: Resync, world: World, **callbacks: Callable[[Any], None]) -> None:
         capture: Any = world
-        super().__init__(plan, 1, capture, world.outbox, **callbacks)
+        super().__init__(plan, 1, capture, world.outbox, Sync(), **callbacks)
         self._turns = world.turns
 
     def run(self) -> None:
