@@ -53,3 +53,10 @@ def three_ways(rows: Any) -> None:
 def plain(found: Any) -> None:
     for key, value in found.items():
         print(f"{key:<36}{value}")
+
+
+def rows(found: Any) -> None:
+    """Figures of many kinds: each row's name, then a line a figure."""
+    for row in found:
+        print(row["name"])
+        plain({f"  {key}": value for key, value in row.items() if key != "name"})

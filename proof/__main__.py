@@ -17,8 +17,9 @@ from functools import partial
 
 from proof import oracle_a, oracle_c, storms
 from proof.result import PATH, Result
+from vmlab import log_writes, stacks
 
-PARTS = ("images", "databases", "storms")
+PARTS = ("images", "databases", "storms", "lab")
 
 
 def say(sentence: str) -> None:
@@ -52,6 +53,25 @@ def weather(result: Result, plan: storms.Plan, seed: int) -> None:
     result.tallies.append(storms.told(plan, seed, say))
 
 
+def machines(result: Result) -> None:
+    """Device stacks of every kind in Debian machines."""
+    result.stacks |= stacks.run(say)
+
+
+def log_of_writes(result: Result) -> None:
+    """Oracle B: what the kernel's own record of the writes says."""
+    began, verdict = time.monotonic(), log_writes.run(say)
+    result.verdicts.append(
+        oracle_a.Verdict(
+            "dm-log-writes",
+            cuts=verdict.marks,
+            failures=verdict.failures,
+            writes=verdict.log_writes,
+            seconds=time.monotonic() - began,
+        )
+    )
+
+
 def main() -> int:
     given = arguments()
     if os.geteuid() != 0:
@@ -68,6 +88,9 @@ def main() -> int:
     for number, plan in enumerate(storms.PLANS if "storms" in parts else ()):
         if not given.storm or plan.name in given.storm:
             guarded(result, partial(weather, result, plan, given.seed + 1000 * number), f"storm {plan.name}")
+    if "lab" in parts:
+        guarded(result, partial(machines, result), "device stacks")
+        guarded(result, partial(log_of_writes, result), "dm-log-writes")
     result.seconds = time.monotonic() - began
     result.save()
     print(result.table())

@@ -28,7 +28,10 @@ class Result:
     def failures(self) -> list[str]:
         """Every sentence that says what was wrong."""
         oracles, storms = [one.failures for one in self.verdicts], [one.failures for one in self.tallies]
-        return [sentence for part in oracles + storms for sentence in part]
+        differ = [
+            f"{name}: {found}" for name, found in self.stacks.items() if not found.startswith(("equal", "refused"))
+        ]
+        return [*(sentence for part in oracles + storms for sentence in part), *differ]
 
     def is_good(self) -> bool:
         """Nothing was wrong, lost or silent."""

@@ -97,7 +97,7 @@ class _Scene:
     def _write_on(self) -> None:
         """A writer that the restart meets at work."""
         words = f"--name=load --directory={MOUNT} --rw=randwrite --bsrange=4k-64k --size=8m --rate_iops=40 --fsync=8"
-        self._machine.sh(f"systemd-run -q --unit=lab-writer fio {words} --time_based --runtime=3600")
+        self._machine.sh(f"systemd-run -q --collect --unit=lab-writer fio {words} --time_based --runtime=3600")
         self._machine.wait_until(f"test -e {MOUNT}/load.0.0", 60)
         self._machine.run("sleep", 3)
 

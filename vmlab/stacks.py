@@ -136,7 +136,13 @@ class Group:
             f"rate_iops=8\nfsync=8\nrandrepeat=0\nrefill_buffers\n{jobs}",
         )
         self._machine.run(
-            "systemd-run", "--quiet", "--unit=lab-writer", "fio", "--output=/root/writer.log", "/root/writer.fio"
+            "systemd-run",
+            "--quiet",
+            "--collect",
+            "--unit=lab-writer",
+            "fio",
+            "--output=/root/writer.log",
+            "/root/writer.fio",
         )
         self._machine.wait_until(f"ls {' '.join(stack.mount_point + '/*cached*' for stack in self._stacks)}", 120)
 

@@ -18,7 +18,8 @@ from rha.appliance.checkpoint import Checkpoint
 from rha.appliance.config import Config, limits_of
 from rha.appliance.history import History
 from rha.appliance.image_files import ImageFiles
-from rha.appliance.points import place_of
+from rha.appliance.pointimage import remove_overlays, write_overlays
+from rha.appliance.points import Place, place_of
 from rha.appliance.pointview import PointView
 from rha.appliance.rewinding import write_back
 from rha.appliance.spans import Change, follow, trimmed
@@ -359,6 +360,17 @@ class Images:
                     self.guard = guard.drop(self.folder, self.base_specs(), self.guard)
             return self.specs(), stale
 
+    def give_up_at(self, place: Place) -> list[ImageSpec]:
+        """Closes the images for a substitute that is to show an earlier point: overlays on them hold what differs. The
+        images stay as they are. Raises StorageError."""
+        view = PointView(self.history, self._journal, place, self)
+        try:
+            with self._alone():
+                self._files.close()
+                return write_overlays(view, self.specs(), self.folder / "run")
+        finally:
+            view.close()
+
     def _declare_stale(self, floor: int) -> StreamState:
         """The images are not where the journal is any more: whatever the master says next, they must be compared."""
         disks = tuple(msgspec.structs.replace(disk, phase="stale", why="") for disk in self.applied_state.disks)
@@ -379,5 +391,6 @@ class Images:
         """The substitute is gone. Raises StorageError."""
         with self._alone():
             self.is_retired = False
+            remove_overlays(self.specs())
             if not self._files.is_open and self.applied_state.disks:
                 self.open()

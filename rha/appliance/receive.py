@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from rha.appliance.replica import Replica
 from rha.errors import NetworkError, RhaError
-from rha.sync.blocks import BLOCK_BYTES, DIGEST_BYTES, SECTOR_BYTES, differing, digests
+from rha.sync.blocks import DIGEST_BYTES, UNITS, differing, digests
 from rha.wire import codec, frames, tls
 from rha.wire.credit import Grant
 from rha.wire.frames import HEADER_BYTES, BadFrame, FrameType, Header
@@ -310,4 +310,7 @@ class _Comparer(threading.Thread):
 
 
 def _unit(header: Header) -> int:
-    return SECTOR_BYTES if header.flags & frames.FLAG_SECTORS else BLOCK_BYTES
+    """Bytes that one digest stands for. Raises BadFrame."""
+    if header.flags not in UNITS:
+        raise BadFrame("digests of an unknown unit", cause=f"flags {header.flags}")
+    return UNITS[header.flags]

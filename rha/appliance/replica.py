@@ -109,9 +109,14 @@ class Replica:
         Raises StorageError."""
         return self._images.apply_all(timeout)
 
-    def give_up_images(self) -> list[ImageSpec]:
+    def give_up_images(self, at: Place | None = None) -> list[ImageSpec]:
         """Closes the images for a substitute. Returns those that show `point()`, in the order of the disks: in the
-        middle of a sync the guarded ones, and the half of a sync is dropped. Raises StorageError."""
+        middle of a sync the guarded ones, and the half of a sync is dropped. `at`: those that show an earlier point.
+
+        Raises StorageError.
+        """
+        if at is not None:
+            return self._images.give_up_at(at)
         specs, stale = self._images.give_up(self._intake.state.lsn)
         if stale:
             self._intake.state = stale

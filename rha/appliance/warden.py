@@ -168,6 +168,9 @@ class Warden(threading.Thread):
             self.fail_over(cause)
             self._failures = 0
         except RhaError as error:
+            if ledger.load(self.replica.folder) is None:  # refused before anything began: asked again at the next look
+                self._say(f"failover refused: {error!s}".replace("\n", "; "))
+                return
             self._failures += 1
             self._retry_at = time.monotonic() + RETRY_SECONDS
             self._say(f"failover failed ({self._failures} of {RETRIES}): {error!s}".replace("\n", "; "))

@@ -2,51 +2,52 @@
 
 from __future__ import annotations
 
-import mmap
 import threading
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from rha.engine.outbox import Bulk, Outbox
 from rha.errors import StateError
-from rha.sync.blocks import BLOCK_BYTES, SECTOR_BYTES, digests
+from rha.sync.blocks import BLOCK_BYTES, UNITS, digests
 from rha.sync.plan import Piece
 from rha.wire import frames
 from rha.wire.frames import FrameType
 
+H = TypeVar("H")
 UNDER_WAY = 12  # pieces asked about and kept until their answer, 1 MiB each
 
 
-class Answered(NamedTuple):
-    """One piece with its answer. `flags`: one byte per 64 KiB block, or per sector when so asked: EQUAL, or how disk
-    and image differ (rha/sync/blocks.py)."""
+class Answered(NamedTuple, Generic[H]):
+    """One piece with its answer. `unit`: of what it was asked, in bytes; `flags`: one byte for each: EQUAL, or how disk
+    and image differ (rha/sync/blocks.py); `holder`: as it was given."""
 
     disk: int
+    unit: int
     piece: Piece
-    buffer: mmap.mmap
+    holder: H
     view: memoryview
     flags: bytes
 
 
-class Comparer:
+class Comparer(Generic[H]):
     """One thread asks and takes what was answered; the session thread brings the answers. `what`: for whom, in the
     refusal after an `abort`."""
 
     def __init__(self, outbox: Outbox, what: str = "the comparison") -> None:
         self._outbox, self._what = outbox, what
-        self._asked: dict[tuple[int, int], tuple[int, Piece, mmap.mmap, memoryview]] = {}
-        self._done: list[Answered] = []
+        self._asked: dict[tuple[int, int], tuple[int, Piece, H, memoryview]] = {}
+        self._done: list[Answered[H]] = []
         self._changed = threading.Condition()
         self._aborted: str | None = None
 
-    def ask(self, disk: int, piece: Piece, buffer: mmap.mmap, view: memoryview, *, by_sector: bool = False) -> None:
-        """Sends the digests of a piece; blocks while too many are under way. Raises StateError when aborted."""
-        unit = SECTOR_BYTES if by_sector else BLOCK_BYTES
+    def ask(self, disk: int, piece: Piece, holder: H, view: memoryview, unit: int = BLOCK_BYTES) -> None:
+        """Sends the digests of a piece; blocks while too many are under way. `holder`: of the memory of `view`, comes
+        back with the answer. Raises StateError when aborted."""
         with self._changed:
             self._changed.wait_for(lambda: self._aborted or len(self._asked) < UNDER_WAY)
             self.check()
-            self._asked[disk, piece.offset] = (-(-piece.length // unit), piece, buffer, view)
-        mine, kind = digests(view, unit), frames.FLAG_SECTORS if by_sector else 0
+            self._asked[disk, piece.offset] = (unit, piece, holder, view)
+        mine, kind = digests(view, unit), next(flag for flag, bytes_ in UNITS.items() if bytes_ == unit)
         self._outbox.put(Bulk(FrameType.HASHES, disk, piece.offset, frames.pad(mine), len(mine), kind, lambda: None))
 
     def answer(self, disk: int, offset: int, flags: bytes) -> None:
@@ -54,12 +55,12 @@ class Comparer:
         and the silence is noticed by whoever waits for it."""
         with self._changed:
             asked = self._asked.get((disk, offset))
-            if asked and len(flags) == asked[0]:
+            if asked and len(flags) == -(-asked[1].length // asked[0]):
                 del self._asked[disk, offset]
-                self._done.append(Answered(disk, *asked[1:], flags))
+                self._done.append(Answered(disk, *asked, flags))
                 self._changed.notify_all()
 
-    def answered(self, *, all: bool = False) -> Iterator[Answered]:
+    def answered(self, *, all: bool = False) -> Iterator[Answered[H]]:
         """Takes what was answered so far; with `all`, waits for every piece under way. Raises StateError when
         aborted."""
         with self._changed:

@@ -10,10 +10,11 @@
 
 from __future__ import annotations
 
+import mmap
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from functools import partial
 
 from rha import hashing
 from rha.capture import shared
@@ -26,9 +27,10 @@ from rha.engine.state import Method, Resync
 from rha.errors import DeviceError, RhaError, StateError
 from rha.scenario import Sync
 from rha.sync import free_frames, freespace, paced
-from rha.sync.blocks import BLOCK_BYTES, DiskReader
+from rha.sync.blocks import BLOCK_BYTES, PAGE_BYTES, DiskReader
 from rha.sync.freespace import Range
 from rha.sync.plan import Piece, pieces
+from rha.sync.refine import Refinement
 from rha.wire import frames
 from rha.wire.frames import FrameType
 from rha.wire.messages import End, Mark
@@ -56,7 +58,8 @@ class Round(threading.Thread):
         super().__init__(name=f"resync-{epoch}", daemon=True)
         self.plan, self.epoch = plan, epoch
         self.progress = {disk: SyncProgress(method) for disk, method in zip(plan.disks, plan.methods, strict=True)}
-        self.comparer = Comparer(outbox, "the resync")
+        self.comparer: Comparer[_Countdown] = Comparer(outbox, "the resync")
+        self._refinement = Refinement()
         self.abort, self._check = self.comparer.abort, self.comparer.check
         self._bucket, self._gives_way = Bucket(rate=int(settings.read_limit)), settings.priority == "idle"
         self._capture, self._outbox = capture, outbox
@@ -80,6 +83,9 @@ class Round(threading.Thread):
             self._failed(error)
         except OSError as error:
             self._failed(DeviceError("the resync failed", cause=str(error), hint="rha doctor"))
+        except Exception as error:  # a bug: named in the status and tried again; the log gets the traceback
+            self._failed(DeviceError("the resync failed", cause=f"a bug in rha: {error!r}"))
+            raise
         finally:
             self._capture.stop_tracking()
 
@@ -186,16 +192,15 @@ class Round(threading.Thread):
         def next_run(start: int, longest: int) -> tuple[int, int] | None:
             return self._capture.next_pending(disk, start, longest)
 
-        self._release = reader.release
         for piece in self._paced(pieces(next_run, self._capture.devices[disk].bytes)):
             buffer, view = reader.read(piece.offset, piece.length)
             self.progress[disk].read_bytes += piece.length
             if method == "compare":
                 self.progress[disk].compared_bytes += piece.length
-                self.comparer.ask(disk, piece, buffer, view)
+                self.comparer.ask(disk, piece, _Countdown(1, partial(reader.release, buffer)), view)
                 self._settle(self.comparer.answered())
             else:
-                self._send(disk, piece, view, lambda b=buffer: reader.release(b))  # type: ignore[misc]
+                self._send(disk, piece, view, _Countdown(1, partial(self._piece_done, disk, piece, buffer, reader)))
             if self._window_open and time.monotonic() >= self._window_ends:
                 self._close_window()
 
@@ -210,44 +215,76 @@ class Round(threading.Thread):
             yield piece
 
     def _settle_all(self) -> None:
-        """Waits until every answer has come and everything sent has arrived."""
-        self._settle(self.comparer.answered(all=True))
+        """Waits until every answer has come, also those to second questions, and everything sent has arrived."""
+        while answers := list(self.comparer.answered(all=True)):
+            self._settle(answers)
         self._outbox.wait_empty()
 
-    def _settle(self, answers: Iterable[Answered]) -> None:
-        """Equal blocks are done, differing ones are sent from what was read; the buffer is free after the last."""
-        for disk, piece, buffer, view, flags in answers:
-            open_parts = _Countdown(1 + sum(differs for _, _, differs in runs(flags)), self._release, buffer)
-            for first, count, differs in runs(flags):
-                at = first * BLOCK_BYTES
-                part = view[at : at + count * BLOCK_BYTES]
-                here = Piece(piece.first + first, count, piece.offset + at, len(part))
-                if differs:
-                    self._send(disk, here, part, open_parts.one_less)
-                else:
-                    self._has_arrived(disk, here)
-                    self.progress[disk].advance(len(part), 0)
-            open_parts.one_less()
+    def _settle(self, answers: Iterable[Answered[_Countdown]]) -> None:
+        """Equal blocks are done; differing ones are asked about by page, or sent from what was read."""
+        for answer in answers:
+            if answer.unit == PAGE_BYTES:
+                self._settle_pages(answer)
+            else:
+                self._settle_blocks(answer)
+            answer.holder.one_less()
+
+    def _settle_blocks(self, answer: Answered[_Countdown]) -> None:
+        disk, _, piece, holder, view, flags = answer
+        for first, count, differs in runs(flags):
+            at = first * BLOCK_BYTES
+            part = view[at : at + count * BLOCK_BYTES]
+            here = Piece(piece.first + first, count, piece.offset + at, len(part))
+            if not differs:
+                self._has_arrived(disk, here)
+                self.progress[disk].advance(len(part), 0)
+                continue
+            holder.one_more()
+            if self._refinement.is_worth():
+                self.comparer.ask(disk, here, holder, part, PAGE_BYTES)
+            else:
+                self._send(disk, here, part, _Countdown(1, partial(self._end_part, disk, here, holder)))
+
+    def _settle_pages(self, answer: Answered[_Countdown]) -> None:
+        """The blocks are done when all their differing pages have arrived."""
+        disk, unit, piece, holder, view, flags = answer
+        holder.one_more()
+        open_parts = _Countdown(1, partial(self._end_part, disk, piece, holder))
+        differing = 0
+        for first, count, differs in runs(flags):
+            part = view[first * unit : (first + count) * unit]
+            if differs:
+                differing += len(part)
+                open_parts.one_more()
+                self._send(disk, Piece(0, 0, piece.offset + first * unit, len(part)), part, open_parts)
+            else:
+                self.progress[disk].advance(len(part), 0)
+        self._refinement.learn(piece.length, differing)
+        open_parts.one_less()
+
+    def _piece_done(self, disk: int, piece: Piece, buffer: mmap.mmap, reader: DiskReader) -> None:
+        self._has_arrived(disk, piece)
+        reader.release(buffer)
+
+    def _end_part(self, disk: int, piece: Piece, holder: _Countdown) -> None:
+        self._has_arrived(disk, piece)
+        holder.one_less()
 
     def _has_arrived(self, disk: int, piece: Piece) -> None:
-        """Inside the window no bit is cleared: if the round ended here, nobody would see what completes afterwards in a
-        block that was read too early. A round that is broken off there sends some seconds' work again."""
+        """The appliance holds these blocks as they were read. Inside the window no bit is cleared: if the round ended
+        here, nobody would see what completes afterwards in a block that was read too early. A round that is broken off
+        there sends some seconds' work again."""
         if self._window_open:
             self._arrived.append((disk, piece.first, piece.blocks))
         else:
             self._capture.clear_pending(disk, piece.first, piece.blocks)
 
-    def _send(self, disk: int, piece: Piece, view: memoryview, release: Callable[[], None]) -> None:
-        """Sends one piece; zeros travel as their length."""
-
-        def arrived() -> None:
-            self._has_arrived(disk, piece)
-            release()
-
+    def _send(self, disk: int, piece: Piece, view: memoryview, until: _Countdown) -> None:
+        """Sends a range; zeros travel as their length. `until` is told when it has arrived."""
         is_zero = hashing.is_zero(view)
         payload = frames.zeros_payload(piece.length) if is_zero else view
         flags = frames.FLAG_ZEROS if is_zero else 0
-        self._outbox.put(Bulk(FrameType.RESYNC, disk, piece.offset, payload, len(payload), flags, arrived))
+        self._outbox.put(Bulk(FrameType.RESYNC, disk, piece.offset, payload, len(payload), flags, until.one_less))
         self.progress[disk].advance(piece.length, len(payload))
 
     # 4 --------------------------------------------------------------------------------------------------------
@@ -264,15 +301,19 @@ class Round(threading.Thread):
 
 
 class _Countdown:
-    """Releases a buffer when the last of its parts is done; parts end in two threads."""
+    """Does something when the last of its parts is done; parts end in two threads."""
 
-    def __init__(self, count: int, release: Callable[[Any], None], buffer: Any) -> None:
-        self._left, self._release, self._buffer = count, release, buffer
+    def __init__(self, count: int, last: Callable[[], None]) -> None:
+        self._left, self._last = count, last
         self._lock = threading.Lock()
+
+    def one_more(self) -> None:
+        with self._lock:
+            self._left += 1
 
     def one_less(self) -> None:
         with self._lock:
             self._left -= 1
-            last = self._left == 0
-        if last:
-            self._release(self._buffer)
+            is_last = self._left == 0
+        if is_last:
+            self._last()

@@ -6,6 +6,7 @@ part was written since are compared once more, sector by sector.
 
 from __future__ import annotations
 
+import mmap
 import time
 from bisect import bisect_left
 from typing import Any
@@ -31,7 +32,7 @@ class Verification:
 
     def __init__(self, capture: Capture, session: Session) -> None:
         self._capture = capture
-        self.comparer = Comparer(session.outbox, "the verification")
+        self.comparer: Comparer[mmap.mmap] = Comparer(session.outbox, "the verification")
         self.abort, self._check = self.comparer.abort, self.comparer.check
         self._unsent_bytes = self._reserved_bytes = 0
 
@@ -59,11 +60,11 @@ class Verification:
         for disk, device in enumerate(self._capture.devices):
             wanted = self._wanted(disk) if suspects is None else sorted(block for at, block in suspects if at == disk)
             with DiskReader(device.path, check=self._check) as reader:
-                flags = self._flags(disk, wanted, reader, by_sector=False)
+                flags = self._flags(disk, wanted, reader, BLOCK_BYTES)
                 if suspects is None:
                     self._note_unsent(device, sorted(block for block, flag in flags.items() if flag == UNSENT))
                 partly = sorted(block for block, flag in flags.items() if flag == PARTLY_UNSENT)
-                sectors = self._flags(disk, partly, reader, by_sector=True) if partly else {}
+                sectors = self._flags(disk, partly, reader, SECTOR_BYTES) if partly else {}
             found |= {(disk, block) for block, flag in flags.items() if flag == DIFFERS}
             found |= {(disk, sector // _SECTORS) for sector, flag in sectors.items() if flag == DIFFERS}
         return found
@@ -84,19 +85,19 @@ class Verification:
         self._unsent_bytes += len(blocks) * BLOCK_BYTES
         self._reserved_bytes += (len(blocks) - still) * BLOCK_BYTES
 
-    def _flags(self, disk: int, wanted: list[int] | None, reader: DiskReader, *, by_sector: bool) -> dict[int, int]:
-        """How blocks, or their sectors, differ, by number; equal ones are left out. `wanted`: blocks; None: all."""
+    def _flags(self, disk: int, wanted: list[int] | None, reader: DiskReader, unit: int) -> dict[int, int]:
+        """How parts of `unit` bytes differ, by number; equal ones are left out. `wanted`: blocks; None: all."""
         found: dict[int, int] = {}
         for piece in pieces(_runs_of(wanted, self._capture.blocks(disk)), self._capture.devices[disk].bytes):
             self._check()
             buffer, view = reader.read(piece.offset, piece.length)
-            self.comparer.ask(disk, piece, buffer, view, by_sector=by_sector)
-            self._take(found, reader, SECTOR_BYTES if by_sector else BLOCK_BYTES, all=False)
-        self._take(found, reader, SECTOR_BYTES if by_sector else BLOCK_BYTES, all=True)
+            self.comparer.ask(disk, piece, buffer, view, unit)
+            self._take(found, reader, all=False)
+        self._take(found, reader, all=True)
         return found
 
-    def _take(self, found: dict[int, int], reader: DiskReader, unit: int, *, all: bool) -> None:
-        for _, piece, buffer, _, flags in self.comparer.answered(all=all):
+    def _take(self, found: dict[int, int], reader: DiskReader, *, all: bool) -> None:
+        for _, unit, piece, buffer, _, flags in self.comparer.answered(all=all):
             first = piece.offset // unit
             found.update((first + i, flag) for i, flag in enumerate(flags) if flag)
             reader.release(buffer)

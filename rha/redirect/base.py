@@ -58,12 +58,21 @@ class Place:
     unit_restart: tuple[str, ...] = ("systemctl", "try-restart")
 
 
+def replica_place(scenario: str, folder: Path) -> Place:
+    """The appliance's side of a scenario whose folder is given."""
+    return Place(scenario=scenario, side="replica", memory=folder / "redirect")
+
+
 class Deadline:
     """The time limit of one act."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self._until = time.monotonic() + seconds
+
+    @property
+    def is_over(self) -> bool:
+        return time.monotonic() >= self._until
 
     def left(self, at_most: float = float("inf")) -> float:
         """Seconds left, more than zero. Raises StateError when the limit has passed."""

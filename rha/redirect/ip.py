@@ -118,7 +118,7 @@ class TakeIp(_Ip):
     def _must_be_free(self, missing: list[IpInterface], probes: int) -> None:
         found = segment.owners(links.card(self.card), [address.ip for address in missing], probes=probes)
         if found:
-            taken = "; ".join(f"{ip} is at MAC {mac}" for ip, mac in found.items())
+            taken = "; ".join(f"{item.ip} is at MAC {found[item.ip]}" for item in missing if item.ip in found)
             hint = "is the master still on the network? Nothing was changed"
             raise NetworkError(f"address in use on the segment of {self.card}", cause=taken, hint=hint)
 

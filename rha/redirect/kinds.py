@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from rha.redirect.alias import Alias
 from rha.redirect.base import Memory, Place, Redirection
 from rha.redirect.dns import Dns
+from rha.redirect.hostname import Hostname
 from rha.redirect.ip import move_ip
 from rha.redirect.script import Script
-from rha.scenario import MoveIp, Redirect, RewriteDns, RunScript
+from rha.scenario import MoveIp, Redirect, RewriteDns, RunScript, TakeAlias, TakeName
 
 KINDS: dict[type, Callable[[Any, Place, Memory], Redirection]] = {
     MoveIp: move_ip,
+    TakeName: Hostname,
     RewriteDns: Dns,
+    TakeAlias: Alias,
     RunScript: Script,
 }
 

@@ -83,7 +83,7 @@ def apply(tables: list[Redirect], place: Place, say: Say = _log.info) -> Sentenc
         parts, done = in_order(tables, place), list[Redirection]()
         try:
             said = [line for part in parts for line in _applied(part, done, say)]
-            said += [line for part in parts for line in part.do(Act.VERIFY)]
+            said += [line for part in parts for line in _verified(part, say)]
         except RhaError as error:
             raise _stopped(error, None if was_applied else done, tables, place, say) from error
         _store(place, APPLIED, tables)
@@ -95,6 +95,8 @@ def revert(place: Place, say: Say = _log.info) -> Sentences:
 
     Raises RhaError naming those that could not be reverted; they are remembered.
     """
+    if not place.memory.exists():
+        return ["nothing was redirected"]
     with _alone(place):
         past = standing(place)
         if past is None:
@@ -105,6 +107,18 @@ def revert(place: Place, say: Say = _log.info) -> Sentences:
     if failures:
         raise _joined("some redirections are not reverted", failures)
     return said
+
+
+def forget(place: Place) -> Sentences:
+    """Gives up what could not be reverted: what it was is returned, for a person to put back, and then removed."""
+    with _alone(place):
+        past = standing(place)
+        files = sorted(place.memory.glob("*-*.json"))
+        said = [f"forgotten: {path.name}: {' '.join(path.read_text().split())}" for path in files]
+        for path in files:
+            path.unlink()
+        Memory(place.memory / _FILE).clear()
+    return [*([past.sentence()] if past else []), *said]
 
 
 def verify(tables: list[Redirect], place: Place) -> Sentences:
@@ -119,6 +133,13 @@ def verify(tables: list[Redirect], place: Place) -> Sentences:
 def _applied(part: Redirection, done: list[Redirection], say: Say) -> Sentences:
     said = part.do(Act.APPLY)
     done.append(part)
+    for line in said:
+        say(line)
+    return said
+
+
+def _verified(part: Redirection, say: Say) -> Sentences:
+    said = part.do(Act.VERIFY)
     for line in said:
         say(line)
     return said

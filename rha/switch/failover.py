@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rha.errors import RhaError, StateError
+from rha.redirect import run as redirect
+from rha.redirect.base import replica_place
 from rha.switch import progress as ledger
 from rha.switch.plan import Step, StepName, World, is_image_in_use, plan
 from rha.switch.progress import FAILED, RUNNING, SERVING, Progress, StepRecord, Trigger
@@ -58,15 +60,29 @@ def run_failover(
     """
     with _alone(host.folder):
         todo = plan(look(host, vm, force=force))
-        progress = ledger.load(host.folder) or Progress(scenario=host.scenario.name, trigger=cause)
+        past = ledger.load(host.folder)
+        progress = past or Progress(scenario=host.scenario.name, trigger=cause)
         progress.state, progress.why, progress.forced = RUNNING, "", force or progress.forced
         effects = Steps(host, vm, progress, choose_accelerator)
+        if past is None:
+            todo = _checked(todo, effects, say)
         for step in todo:
             _do(step, effects, say)
         progress.state, progress.why = SERVING, outcome(progress)
         ledger.store(host.folder, progress)
     say(progress.sentence())
     return progress
+
+
+def _checked(todo: tuple[Step, ...], effects: Steps, say: Say) -> tuple[Step, ...]:
+    """What is left after the check of the redirections. It is not recorded: when it refuses, no failover has begun, and
+    the master may connect as before."""
+    first, *rest = todo
+    if first.name is not StepName.CHECK_REDIRECT:
+        return todo
+    say(f"{first.name}: {first.sentence}")
+    effects.do(first)
+    return tuple(rest)
 
 
 def _do(step: Step, effects: Steps, say: Say) -> None:
@@ -120,13 +136,17 @@ def discard_substitute(folder: Path, vm: VmHost, scenario: str, *, say: Say = _l
     """Ends a failover for good: the VM's power is cut, domain, overlays and all that the substitute has written are
     removed. The images below are as they were; the appliance may open them and receive again.
 
-    Raises StateError when the domain of that name is not the scenario's, or a failover is at work. May be repeated.
+    Clients are led back first; when that fails, nothing is removed.
+
+    Raises StateError when the domain of that name is not the scenario's, or a failover is at work; RhaError when a
+    redirection cannot be reverted. May be repeated.
     """
     name = domain_name(scenario)
     with _alone(folder):
         owner = vm.owner(name)
         if owner not in (None, scenario):
             raise StateError(f"domain {name} belongs to scenario {owner}", hint=f"virsh dumpxml {name}")
+        redirect.revert(replica_place(scenario, folder), say)
         if owner is not None:
             say(f"destroy and undefine domain {name}")
             vm.destroy(name)

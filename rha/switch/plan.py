@@ -16,6 +16,7 @@ from rha.vm.base import DomainState, domain_name
 
 
 class StepName(StrEnum):
+    CHECK_REDIRECT = "check-redirect"
     STOP_RECEIVING = "stop-receiving"
     APPLY_SPOOL = "apply-spool"
     CLOSE_IMAGES = "close-images"
@@ -23,6 +24,7 @@ class StepName(StrEnum):
     DEFINE_DOMAIN = "define-domain"
     START_DOMAIN = "start-domain"
     WAIT_READY = "wait-ready"
+    REDIRECT = "redirect"
     RECORD = "record"
 
 
@@ -70,7 +72,29 @@ def plan(world: World) -> tuple[Step, ...]:
     if is_image_in_use(world.begun):
         return (*_domain_steps(world), *_ending(world))
     _check_new(world)
-    return (*_image_steps(world), *_domain_steps(world), *_ending(world))
+    return (*_redirect_check(world), *_image_steps(world), *_domain_steps(world), *_ending(world))
+
+
+def _redirect_check(world: World) -> list[Step]:
+    """Before anything is changed: an address that the master still answers for, a DNS server that refuses."""
+    tables = world.scenario.redirect
+    if not tables or world.force:
+        return []
+    return [Step(StepName.CHECK_REDIRECT, f"see that clients can be redirected ({_types(world)})", _longest(world))]
+
+
+def _redirect(world: World) -> list[Step]:
+    if not world.scenario.redirect:
+        return []
+    return [Step(StepName.REDIRECT, f"redirect clients to the substitute ({_types(world)})", 3 * _longest(world))]
+
+
+def _types(world: World) -> str:
+    return ", ".join(str(table.__struct_config__.tag) for table in world.scenario.redirect)
+
+
+def _longest(world: World) -> float:
+    return sum(table.limit for table in world.scenario.redirect)
 
 
 def _check_new(world: World) -> None:
@@ -122,5 +146,6 @@ def _ending(world: World) -> list[Step]:
     limit = world.scenario.vm.ready_timeout if ready else 30.0
     return [
         Step(StepName.WAIT_READY, wait, limit),
+        *_redirect(world),
         Step(StepName.RECORD, "record RPO and RTO", 10),
     ]

@@ -11,6 +11,8 @@ from typing import Protocol
 from rha.errors import VmError
 from rha.image import formats
 from rha.image.storage_daemon import ImageSpec
+from rha.redirect import run as redirect
+from rha.redirect.base import replica_place
 from rha.report import Point
 from rha.scenario import Scenario
 from rha.switch.plan import Step, StepName
@@ -68,6 +70,7 @@ class Steps:
         self.host, self.vm, self.progress = host, vm, progress
         self._choose = choose_accelerator
         self._do: dict[StepName, Callable[[float], None]] = {
+            StepName.CHECK_REDIRECT: lambda _: self._check_redirect(),
             StepName.STOP_RECEIVING: lambda _: self.host.stop_receiving(),
             StepName.APPLY_SPOOL: self._apply_spool,
             StepName.CLOSE_IMAGES: self._close_images,
@@ -75,12 +78,19 @@ class Steps:
             StepName.DEFINE_DOMAIN: self._define,
             StepName.START_DOMAIN: self._start,
             StepName.WAIT_READY: self._wait_ready,
+            StepName.REDIRECT: lambda _: self._redirect(),
             StepName.RECORD: lambda _: measure(self.progress),
         }
 
     def do(self, step: Step) -> None:
         """Does one step. Raises RhaError."""
         self._do[step.name](step.limit)
+
+    def _check_redirect(self) -> None:
+        redirect.check(self.host.scenario.redirect, replica_place(self.host.scenario.name, self.host.folder))
+
+    def _redirect(self) -> None:
+        redirect.apply(self.host.scenario.redirect, replica_place(self.host.scenario.name, self.host.folder))
 
     def _apply_spool(self, limit: float) -> None:
         self.progress.point = self.host.apply_spool(limit)

@@ -12,9 +12,11 @@ from types import TracebackType
 from blake3 import blake3
 
 from rha.errors import DeviceError
+from rha.wire import frames
 
 BLOCK_BYTES = 64 << 10
-SECTOR_BYTES = 512
+SECTOR_BYTES, PAGE_BYTES = 512, 4096
+UNITS = {0: BLOCK_BYTES, frames.FLAG_SECTORS: SECTOR_BYTES, frames.FLAG_PAGES: PAGE_BYTES}  # by the flags of HASHES
 EQUAL, DIFFERS, PARTLY_UNSENT, UNSENT = range(4)  # answers to a digest: the last two differ where nothing was ever sent
 DIGEST_BYTES = 16  # of blake3's 32: 2^-64 for an accidental match of two blocks among 2^32
 

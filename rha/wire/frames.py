@@ -45,6 +45,7 @@ CODECS = (0, 1, 2)  # none, LZ4, Zstandard: rha/wire/codec.py
 
 FLAG_ZEROS = 1  # RESYNC: the range is all zeros; the payload is one u64, its length in bytes
 FLAG_SECTORS = 2  # HASHES, DIFFERS: of sectors of 512 bytes instead of blocks of 64 KiB
+FLAG_PAGES = 4  # the same: of pages of 4 KiB
 
 _HEADER = struct.Struct("<IBBBBHHIIIQQQQQQ")
 _SUMMED_BYTES = HEADER_BYTES - 8

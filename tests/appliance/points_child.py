@@ -1,4 +1,6 @@
-"""The victim of test_points_kill: a replica that takes and applies a made-up stream. Arguments: folder, seed, count."""
+"""The victim of test_points_kill: a replica that takes and applies a made-up stream.
+
+Arguments: folder, seed, count. Says `ready`, the number of each frame that it has committed, and `done`."""
 
 from __future__ import annotations
 
@@ -59,6 +61,7 @@ def main(folder: Path, seed: int, count: int) -> None:
         replica.take(header, memoryview(raw)[frames.HEADER_BYTES :])
         if number % 3 == 0:
             replica.commit()
+            print(number, flush=True)
     replica.commit()
     assert replica.wait_applied(timeout=60)
     replica.close()

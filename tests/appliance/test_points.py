@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from rha.appliance.points import Wanted, find
 from rha.appliance.pointview import PointView
 from rha.appliance.replica import Replica
 from rha.errors import StateError
+from rha.image import formats
 from rha.wire import frames
 from rha.wire.frames import FrameType
 from rha.wire.messages import End, Gap, Mark
@@ -190,3 +192,19 @@ def test_outside_the_window(replica: Replica, wanted: Wanted, words: str) -> Non
     synced(replica, random.Random(9))
     with pytest.raises(StateError, match=words):
         find(replica._images.history.intervals, replica._journal, wanted, now=8e9)
+
+
+def test_images_of_an_earlier_point_for_a_substitute(replica: Replica, tmp_path: Path) -> None:
+    draw = random.Random(10)
+    master = synced(replica, draw)
+    master.churn(draw, 30)
+    master.settle()
+    wanted = draw.choice(master.boundaries)
+    replica.retire()
+    (spec,) = replica.give_up_images(replica.points.find(str(wanted)))
+    subprocess.run(["qemu-img", "convert", "-O", "raw", str(spec.path), str(tmp_path / "raw")], check=True)
+    assert (tmp_path / "raw").read_bytes() == master.expected(wanted)
+    assert formats.check(spec.path).is_sound
+    replica.restore_images()
+    assert not spec.path.exists()
+    assert replica.read_image(0, 0, DISK_BYTES) == master.expected(master.lsn)

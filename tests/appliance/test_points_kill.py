@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import points_child
@@ -21,20 +20,23 @@ KILLS, CHECKED = 20, 12
 SEED, FRAMES = 11, 1500
 
 
-def run_until(folder: Path, kill_after: float | None) -> bool:
-    """Runs the child, killed `kill_after` seconds after it is ready. Returns whether it came to its end by itself."""
+def run_until(folder: Path, kill_at: int | None) -> bool:
+    """Runs the child, killed once it has committed frame `kill_at`. Returns whether it came to its end by itself."""
     words = [sys.executable, str(Path(__file__).parent / "points_child.py"), str(folder), str(SEED), str(FRAMES)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         assert child.stdout
         assert child.stderr
         assert child.stdout.readline() == "ready\n", child.stderr.read()
-        if kill_after is not None:
-            time.sleep(kill_after)
-            child.kill()
-        done = child.stdout.read() == "done\n"
+        for line in child.stdout:
+            if line == "done\n":
+                break
+            if kill_at is not None and int(line) >= kill_at:
+                child.kill()
+                child.wait()
+                return False
         child.wait()
-        assert done or kill_after is not None, child.stderr.read()
-    return done
+        assert line == "done\n", child.stderr.read()
+    return True
 
 
 def expected(stream: list[bytes], lsn: int) -> bytes:
@@ -45,8 +47,8 @@ def expected(stream: list[bytes], lsn: int) -> bytes:
 
 def test_any_point_after_kills(tmp_path: Path) -> None:
     draw = random.Random()
-    kills = sum(not run_until(tmp_path, draw.uniform(0, 0.25)) for _ in range(KILLS))
-    assert kills >= KILLS // 2
+    for kill_at in sorted(draw.sample(range(FRAMES - 3), KILLS)):
+        assert not run_until(tmp_path, kill_at)
     stream = points_child.stream(SEED, FRAMES)
     replica = opened(tmp_path)
     try:

@@ -24,7 +24,7 @@ def test_runs_are_the_flags_again_and_never_touch(flags: bytes) -> None:
     assert all(one[2] != other[2] for one, other in itertools.pairwise(found))
 
 
-def asked(comparer: Comparer, number: int = 0) -> Piece:
+def asked(comparer: Comparer[mmap.mmap], number: int = 0) -> Piece:
     piece = Piece(number * 2, 2, number * 2 * BLOCK_BYTES, 2 * BLOCK_BYTES)
     buffer = mmap.mmap(-1, piece.length)
     comparer.ask(0, piece, buffer, memoryview(buffer))
@@ -32,7 +32,7 @@ def asked(comparer: Comparer, number: int = 0) -> Piece:
 
 
 def test_only_a_fitting_answer_counts() -> None:
-    comparer = Comparer(Outbox())
+    comparer: Comparer[mmap.mmap] = Comparer(Outbox())
     piece = asked(comparer)
     comparer.answer(1, piece.offset, b"\0\1")  # another disk
     comparer.answer(0, piece.offset + 1, b"\0\1")  # another place
@@ -44,7 +44,7 @@ def test_only_a_fitting_answer_counts() -> None:
 
 
 def test_abort_wakes_whoever_waits() -> None:
-    comparer = Comparer(Outbox())
+    comparer: Comparer[mmap.mmap] = Comparer(Outbox())
     for number in range(UNDER_WAY):
         asked(comparer, number)
     failures: list[StateError] = []

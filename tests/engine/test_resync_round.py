@@ -15,7 +15,7 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -433,6 +433,7 @@ class Machine(RuleBasedStateMachine):
         action = next_action([view], 1.0)
         if isinstance(action, Resync) and self.feed.are_gaps_known():
             world.turns = Turns()
+            action = replace(action, skips_free=False)  # there is no file system here
             self.round = SteppedRound(action, world, forget=self._forget, done=self._done, failed=self._failed)
             self.round.start()
 

@@ -71,16 +71,18 @@ def test_killed_while_spooling(lab: Lab) -> None:
     disk, draw = lab.disk(64 * MIB), random.Random(5)
     with Proxy(lab.port) as proxy:
         engine = spooling_engine(lab, disk, proxy)
-        with RawWriter(disk.path, longest=64 << 10, pause=0.004):
+        with RawWriter(disk.path, longest=64 << 10, pause=0.004) as writer:
             for turn in range(6):
                 wait_spooled(engine, draw.randrange(1, 8) * MIB)
                 if turn % 2:
                     proxy.weather.rate = 8 * MIB
                     reconnect(proxy, engine)
+                writer.pause = 0.05  # how long an engine takes to start is the host's affair: the ring must not fill
                 engine.kill()
                 proxy.refuses, proxy.weather.rate = True, 0.0
                 engine.start()
                 assert "adopted the probe" in engine.log()
+                writer.pause = 0.004
             reconnect(proxy, engine)
         assert_nothing_lost(lab, engine, disk, proxy)
 

@@ -200,3 +200,30 @@ def test_partitions_are_asked_each_and_the_rest_is_used(lab: Lab) -> None:
         for file in (one, other):
             file.seek(65 * MIB)
         assert one.read() == other.read(), "the second partition, not mounted, and the second table"
+
+
+def test_a_deletion_that_no_log_knows_of_yet(lab: Lab) -> None:
+    """xfs: freed in memory, and a power cut would bring the file back. Then its content must be there, too."""
+    disk, point = used_disk(lab, "xfs")
+    os.sync()
+    kept = files(point)
+    before = os.statvfs(point).f_bfree
+    for number in range(1, 40, 2):
+        (point / f"before-{number}").unlink()
+    wait_for(lambda: os.statvfs(point).f_bfree > before + 19 * MIB // 4096, 10)
+    lab.appliance.start()
+    engine = lab.engine([disk.path], sync="auto")
+    engine.start()
+    wait_for(lambda: engine.state() == "write-order", 60, engine.report)
+    engine.kill()
+    lab.appliance.wait_applied(engine.name)
+    lab.appliance.stop()
+    raw = lab.memory / f"{engine.name}-image.raw"
+    lab.stack.callback(raw.unlink, missing_ok=True)
+    run("qemu-img", "convert", "-O", "raw", lab.appliance.image(engine.name, "d0"), raw)
+
+    def look(folder: Path) -> str | None:
+        wrong = [name for name, digest in files(folder).items() if kept[name] != digest]
+        return f"{wrong} came back with other content" if wrong else None
+
+    assert fault("xfs", raw, lab.folder, look) is None

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ipaddress
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from rha.errors import HostError, NetworkError, RhaError, StateError
+from rha.errors import HostError, NetworkError, StateError
+from rha.redirect import links
+from rha.redirect import segment as segment_module
 from rha.redirect.base import Act, Memory, Place, Redirection
 from rha.redirect.ip import move_ip
 from rha.scenario import MoveIp
@@ -144,7 +147,6 @@ def test_an_address_that_was_here_before_stays(world: World) -> None:
 
 def test_cut_off_after_the_memory_was_written(world: World, monkeypatch) -> None:
     """Killed between two addresses: revert leaves nothing behind."""
-    from rha.redirect import links
 
     class Cut(BaseException):
         pass
@@ -187,30 +189,26 @@ def test_cards_that_cannot(world: World) -> None:
         world.do(world.replica, Act.CHECK)
 
 
-def test_two_that_probe_at_once_see_each_other(world: World) -> None:
-    """RFC 5227, 2.1.1 and RFC 4862, 5.4.3: a probe for the address we probe for is a conflict, too."""
+def test_one_that_is_just_probing_for_it_counts_too(world: World, monkeypatch) -> None:
+    """RFC 5227, 2.1.1 and RFC 4862, 5.4.3. We listen long: the other's next probe ends it."""
     world.segment.unplug(world.master)
-    other = world.segment.host("192.0.2.9/24")
-    start = threading.Barrier(2)
-    failures: list[RhaError] = []
+    other, done = world.segment.host(), threading.Event()
+    wanted = [ipaddress.ip_address(V4), ipaddress.ip_address(V6)]
 
-    def probe(host: Host) -> None:
-        def inside() -> None:
-            start.wait(10)
-            world.redirection(host).do(Act.CHECK)
+    def probe() -> None:
+        while not done.is_set():
+            segment_module.owners(links.card("eth0"), wanted, probes=1)
 
-        try:
-            host.call(inside)
-        except RhaError as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=probe, args=(host,)) for host in (world.replica, other)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
+    thread = threading.Thread(target=lambda: other.call(probe))
+    thread.start()
+    monkeypatch.setattr(segment_module, "PROBES", 50)
+    try:
+        with pytest.raises(NetworkError, match="in use") as refused:
+            world.do(world.replica, Act.CHECK)
+    finally:
+        done.set()
         thread.join()
-    assert failures
-    assert all("in use" in error.what for error in failures)
+    assert refused.value.cause == f"{V4} is at MAC {other.mac()}; {V6} is at MAC {other.mac()}"
 
 
 def test_the_limit_ends_an_act(world: World) -> None:

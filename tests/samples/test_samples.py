@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -70,3 +73,12 @@ def test_every_default_satisfies_the_rules() -> None:
     """The shortest file leaves everything to the defaults; no rule may refuse one of them."""
     data = schema.read(HERE / "good" / "least.toml")
     assert schema.mistakes(data, scenario.Scenario, scenario_check.rules) == []
+
+
+def test_the_samples_redirections_are_right_when_uncommented() -> None:
+    text = resources.files("rha").joinpath("scenario_sample.toml").read_text(encoding="utf-8")
+    head, _, tail = text.partition("# Redirections:")
+    lines = [line.removeprefix("# ") for line in tail.splitlines() if re.match(r"# (\[\[redirect]]|[a-z_]+ = )", line)]
+    data = tomllib.loads(head + "\n".join(lines)) | {"kind": "file-server"}
+    assert schema.mistakes(data, scenario.Scenario, scenario_check.rules) == []
+    assert {table["type"] for table in data["redirect"]} == {"ip", "hostname", "dns", "alias", "script"}

@@ -2,10 +2,11 @@
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from rha.errors import StateError
-from rha.scenario import Appliance, Check, Disk, Scenario, Vm
+from rha.scenario import Appliance, Check, Disk, RewriteDns, Scenario, Vm
 from rha.switch.plan import StepName, World, plan
 from rha.vm.base import DomainState
 
@@ -18,7 +19,8 @@ SCENARIO = Scenario(
 WORLD = World(
     scenario=SCENARIO, why_inconsistent=None, force=False, begun=frozenset(), serving=False, domain=DomainState.ABSENT
 )  # fmt: skip
-STARTED = frozenset(set(StepName) - {StepName.WAIT_READY, StepName.RECORD})
+PLAIN = [name for name in StepName if name not in (StepName.CHECK_REDIRECT, StepName.REDIRECT)]
+STARTED = frozenset(set(PLAIN) - {StepName.WAIT_READY, StepName.RECORD})
 
 
 def names(world: World) -> list[StepName]:
@@ -26,7 +28,7 @@ def names(world: World) -> list[StepName]:
 
 
 def test_a_new_failover_does_everything_in_order():
-    assert names(WORLD) == list(StepName)
+    assert names(WORLD) == PLAIN
 
 
 def test_sentences():
@@ -42,7 +44,7 @@ def test_without_a_ready_check_it_says_so():
 
 
 def test_cut_off_before_the_start_everything_is_done_again():
-    assert names(replace(WORLD, begun=STARTED - {StepName.START_DOMAIN}, domain=DomainState.OFF)) == list(StepName)
+    assert names(replace(WORLD, begun=STARTED - {StepName.START_DOMAIN}, domain=DomainState.OFF)) == PLAIN
 
 
 @pytest.mark.parametrize("domain", list(DomainState))
@@ -91,3 +93,24 @@ def test_serving_is_refused():
 def test_a_running_domain_nobody_started_is_refused():
     with pytest.raises(StateError, match="no failover has started it"):
         plan(replace(WORLD, domain=DomainState.RUNNING))
+
+
+def with_redirect() -> World:
+    table = RewriteDns(servers=["192.0.2.53"], zone="z", name="n", master=["192.0.2.1"], replica=["192.0.2.2"])
+    return replace(WORLD, scenario=msgspec.structs.replace(SCENARIO, redirect=[table]))
+
+
+def test_redirections_are_checked_first_and_done_once_it_serves():
+    steps = plan(with_redirect())
+    assert [step.name for step in steps] == list(StepName)
+    assert steps[0].sentence == "see that clients can be redirected (dns)"
+    assert steps[-2].sentence == "redirect clients to the substitute (dns)"
+
+
+def test_forced_they_are_not_checked_first():
+    assert names(replace(with_redirect(), force=True))[0] == StepName.STOP_RECEIVING
+
+
+def test_a_cut_off_failover_redirects_at_its_end():
+    world = replace(with_redirect(), begun=STARTED, domain=DomainState.RUNNING)
+    assert names(world) == [StepName.WAIT_READY, StepName.REDIRECT, StepName.RECORD]
