@@ -236,7 +236,7 @@ class Storm:
             if draw.random() < 0.7:
                 wait_for(lambda: bool(appliance.reports()) or not appliance.is_running, PATIENCE_SECONDS, appliance.log)
             if number % 2:  # else engines that find nobody, time and again, wait longer and longer, and rings overflow
-                wait_for(self._is_all_connected, PATIENCE_SECONDS, appliance.log)
+                wait_for(self._is_all_connected, PATIENCE_SECONDS, lambda: appliance.log()[-3000:])
 
     def _is_all_connected(self) -> bool:
         """Every engine that runs, as far as one can say while they are killed."""
