@@ -31,7 +31,9 @@ from proof.weather import Clock, busy_processors, clock_steps, little_memory
 
 SETTLE_SECONDS = 180.0
 PATIENCE_SECONDS = 120.0  # an engine that found the appliance dead some times in a row waits for up to 30 s
-LIMIT_BYTES = 112 * MIB  # for each daemon, under memory pressure
+# Under memory pressure: what an engine needs besides its ring, and an appliance of two scenarios, with a little to
+# spare. In less they are killed again and again: 110 MiB of an appliance is no page cache.
+ENGINE_BYTES, APPLIANCE_BYTES = 112 * MIB, 192 * MIB
 
 
 @dataclass
@@ -304,7 +306,8 @@ def _clock(storm: Storm) -> AbstractContextManager[None]:
 
 
 def _memory(storm: Storm) -> AbstractContextManager[None]:
-    return little_memory([storm.lab.appliance, *(victim.engine for victim in storm.victims)], LIMIT_BYTES)
+    engines = [(victim.engine, ENGINE_BYTES) for victim in storm.victims]
+    return little_memory([(storm.lab.appliance, APPLIANCE_BYTES), *engines])
 
 
 WEATHER: dict[str, Callable[[Storm], AbstractContextManager[None]]] = {

@@ -73,10 +73,10 @@ def busy_processors() -> Iterator[None]:
 
 
 @contextmanager
-def little_memory(daemons: list[Daemon], limit_bytes: int) -> Iterator[None]:
-    """Each daemon, from its next start on, in a control group of so little memory (its page cache counts)."""
+def little_memory(daemons: list[tuple[Daemon, int]]) -> Iterator[None]:
+    """Each daemon, from its next start on, in a control group of so many bytes (its page cache counts)."""
     with ExitStack() as stack:
-        for number, daemon in enumerate(daemons):
+        for number, (daemon, limit_bytes) in enumerate(daemons):
             group = _memory_group(f"rha-proof-{os.getpid()}-{number}", limit_bytes)
             stack.callback(_remove_group, group)
             daemon.wrap = ["sh", "-c", 'echo $$ > "$0" && exec "$@"', str(group / "cgroup.procs")]

@@ -16,6 +16,7 @@ connection that holds the scenario; the applier has its own; everything else may
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from pathlib import Path
@@ -26,7 +27,7 @@ from rha.appliance.images import Images
 from rha.appliance.intake import SPOOL_BYTES, Intake
 from rha.appliance.pointkeeper import PointKeeper
 from rha.appliance.points import Place
-from rha.errors import StateError
+from rha.errors import RhaError, StateError
 from rha.image.storage_daemon import ImageSpec
 from rha.journal.segment import Journal
 from rha.report import Point, Report
@@ -44,15 +45,28 @@ class Replica:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = threading.RLock()
         self._reserve = int(config.reserve)
-        self._journal = Journal.open(folder / "journal")
-        self._images = Images(folder, config, self._journal, self._lock)
-        self._intake = Intake(folder, self._journal, self._images, self._lock, self.point)
-        self.points = PointKeeper(folder, self._journal, self._images)
         self.is_connected = False
         self.peer = ""
+        with contextlib.ExitStack() as on_failure:
+            self._open(config, retired, on_failure)
+            on_failure.pop_all()
+
+    def _open(self, config: Config, retired: bool, on_failure: contextlib.ExitStack) -> None:
+        """What was opened when something cannot be is let go of again: it is tried anew with the next connection, and
+        must not meet its own locks."""
+        self._journal = Journal.open(self.folder / "journal")
+        on_failure.callback(self._journal.close)
+        self._images = Images(self.folder, config, self._journal, self._lock)
+        on_failure.callback(self._let_go_of_images)
+        self._intake = Intake(self.folder, self._journal, self._images, self._lock, self.point)
+        self.points = PointKeeper(self.folder, self._journal, self._images)
         if self._intake.state.disks:
             self._intake.refold(self._images.applied)
             self._images.resume(retired=retired)
+
+    def _let_go_of_images(self) -> None:
+        with contextlib.suppress(RhaError):  # the failure to open them is what is told
+            self._images.end()
 
     def close(self) -> None:
         """Everything stopped and on disk. Raises StorageError when the images could not be closed well."""

@@ -17,7 +17,7 @@ from rha.appliance import checkpoint
 from rha.appliance.apply import _after
 from rha.appliance.checkpoint import Checkpoint
 from rha.appliance.stream import DiskState
-from rha.errors import RhaError
+from rha.errors import RhaError, StorageError
 from rha.journal.segment import Journal
 from rha.wire import frames
 from rha.wire.frames import FrameType
@@ -184,3 +184,21 @@ def test_a_master_that_has_lost_what_comes_next_begins_anew(tmp_path: Path) -> N
         assert [disk.need for disk in welcome.disks] == ["compare"]
     finally:
         replica.close()
+
+
+def test_what_cannot_be_opened_is_let_go_of(tmp_path: Path) -> None:
+    """The next connection tries again, in the same process: it must not meet the locks of the first attempt."""
+    replica = opened(tmp_path)
+    master = Master(replica)
+    master.greet("a" * 32, 8)
+    master.sync(b"x" * 4096)
+    replica.close()
+    image = replica.folder / "images" / "d0.qcow2"
+    aside = image.rename(tmp_path / "aside")
+    image.write_bytes(b"this is no image")
+    for _ in range(2):
+        with pytest.raises(StorageError) as caught:
+            opened(tmp_path)
+        assert "two appliances" not in str(caught.value)
+    aside.rename(image)
+    opened(tmp_path).close()
