@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 from rha.appliance.config import Config
@@ -44,15 +45,19 @@ class Replica:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = threading.RLock()
         self._reserve = int(config.reserve)
-        self._journal = Journal.open(folder / "journal")
-        self._images = Images(folder, config, self._journal, self._lock)
-        self._intake = Intake(folder, self._journal, self._images, self._lock, self.point)
-        self.points = PointKeeper(folder, self._journal, self._images)
         self.is_connected = False
         self.peer = ""
-        if self._intake.state.disks:
-            self._intake.refold(self._images.applied)
-            self._images.resume(retired=retired)
+        with ExitStack() as undo:  # what cannot be opened now, is opened with the next greeting, perhaps
+            self._journal = Journal.open(folder / "journal")
+            undo.callback(self._journal.close)
+            self._images = Images(folder, config, self._journal, self._lock)
+            undo.callback(self._images.end)
+            self._intake = Intake(folder, self._journal, self._images, self._lock, self.point)
+            self.points = PointKeeper(folder, self._journal, self._images)
+            if self._intake.state.disks:
+                self._intake.refold(self._images.applied)
+                self._images.resume(retired=retired)
+            undo.pop_all()
 
     def close(self) -> None:
         """Everything stopped and on disk. Raises StorageError when the images could not be closed well."""

@@ -17,7 +17,7 @@ from rha.appliance import checkpoint
 from rha.appliance.apply import _after
 from rha.appliance.checkpoint import Checkpoint
 from rha.appliance.stream import DiskState
-from rha.errors import RhaError
+from rha.errors import RhaError, StorageError
 from rha.journal.segment import Journal
 from rha.wire import frames
 from rha.wire.frames import FrameType
@@ -184,3 +184,22 @@ def test_a_master_that_has_lost_what_comes_next_begins_anew(tmp_path: Path) -> N
         assert [disk.need for disk in welcome.disks] == ["compare"]
     finally:
         replica.close()
+
+
+def test_what_could_not_be_opened_is_let_go(tmp_path: Path) -> None:
+    """An appliance tries again with the master's next greeting: it must not meet its own lock."""
+    replica = opened(tmp_path)
+    master = Master(replica)
+    master.greet("a" * 32, 8)
+    master.sync(b"x" * 4096)
+    replica.close()
+    image = tmp_path / "web1/images/d0.qcow2"
+    image.rename(image.with_suffix(".away"))
+    for _ in range(2):
+        with pytest.raises(StorageError) as refusal:
+            opened(tmp_path)
+        assert "two appliances" not in str(refusal.value)
+    image.with_suffix(".away").rename(image)
+    again = opened(tmp_path)
+    assert again.why_not_consistent() is None
+    again.close()
