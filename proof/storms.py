@@ -38,7 +38,8 @@ ENGINE_BYTES, APPLIANCE_BYTES = 112 * MIB, 192 * MIB
 
 @dataclass
 class Tally:
-    """What a storm did, and what was wrong afterwards. `failures`: sentences."""
+    """What a storm did, and what was wrong afterwards. `kernel_kills`: appliances that ended by themselves, for want of
+    memory; `failures`: sentences."""
 
     name: str
     seed: int
@@ -47,6 +48,7 @@ class Tally:
     overflows: int = 0
     link_cuts: int = 0
     clock_steps: int = 0
+    kernel_kills: int = 0
     cuts: int = 0
     lost_bytes: int = 0
     silent_gaps: int = 0
@@ -215,12 +217,22 @@ class Storm:
         return self.tally
 
     def _torment(self) -> None:
-        torments = [Torment(f"victim-{i}", self.seed + i, one.torment) for i, one in enumerate(self.victims)]
-        torments.append(Torment("appliance", self.seed - 1, self._torment_appliance))
-        for torment in torments:
+        victims = [Torment(f"victim-{i}", self.seed + i, one.torment) for i, one in enumerate(self.victims)]
+        appliance = Torment("appliance", self.seed - 1, self._torment_appliance)
+        for torment in (*victims, appliance):
             torment.start()
-        for torment in torments:
+        appliance.finish()
+        while any(torment.is_alive() for torment in victims):
+            self._restart_appliance()
+            time.sleep(0.5)
+        for torment in victims:
             torment.finish()
+
+    def _restart_appliance(self) -> None:
+        """As a service manager does: with little memory the kernel may have killed it."""
+        if not self.lab.appliance.is_running:
+            self.tally.kernel_kills += 1
+            self.lab.appliance.launch()
 
     def _torment_appliance(self, draw: random.Random) -> None:
         """Killed, mostly; every sixth time it is stopped instead, and its images are looked at."""
