@@ -21,7 +21,7 @@ FIRST_LSN, BASE_BYTES = 8, 1 << 20
 
 def hasten() -> None:
     """Many checkpoints and intervals in the tenths of a second that a victim lives."""
-    apply.CHECKPOINT_SECONDS, apply.BATCH_BYTES, history.INTERVAL_BYTES = 0.02, 200_000, 500_000
+    apply.CHECKPOINT_SECONDS, apply.BATCH_BYTES, history.INTERVAL_BYTES = 0.004, 100_000, 300_000
 
 
 def base(seed: int) -> bytes:
