@@ -207,9 +207,9 @@ def test_shared_mapping_of_a_file(lab: Lab) -> None:
     lab.assert_equal(engine, [disk])
 
 
-@pytest.mark.parametrize("size, refused", [(4096, False), (8 * MIB, True)], ids=["accepted", "refused"])
+@pytest.mark.parametrize(("size", "refused"), [(4096, False), (8 * MIB, True)], ids=["accepted", "refused"])
 def test_a_write_that_must_not_wait(lab: Lab, size: int, refused: bool) -> None:
-    """RWF_NOWAIT: what would have to be split (max_sectors_kb) is refused, is not on the disk, and is not in the stream."""
+    """RWF_NOWAIT: what would have to be split is refused, is not on the disk, and must not be in the stream."""
     disk = lab.disk(64 * MIB)
     engine = ordered(lab, disk.path)
     memory = huge_memory(size)
@@ -230,7 +230,7 @@ def test_a_write_that_must_not_wait(lab: Lab, size: int, refused: bool) -> None:
 
 
 def test_writes_that_try_not_to_wait_and_then_do(lab: Lab) -> None:
-    """io_uring tries every write with REQ_NOWAIT first. Large ones are refused, small ones merged: both keep the order."""
+    """io_uring tries every write with REQ_NOWAIT first. Large ones are refused, small ones merged: the order holds."""
     disk = lab.disk(128 * MIB)
     engine = ordered(lab, disk.path, ring="256MiB")
     words = ["fio", "--name=w", f"--filename={disk.path}", "--ioengine=io_uring", "--direct=1", "--iodepth=16"]
