@@ -1,6 +1,7 @@
 """What rha costs the writers of a disk: fio without, captured only, captured and shipped, in turn, in one run.
 Once on a disk in memory, where nothing hides the price, and once on a file of this machine's own disk, past the page
 cache."""
+
 from __future__ import annotations
 
 import json
