@@ -72,6 +72,7 @@ class FrameType(IntEnum):
     INTERVAL = 64  # undo file only: what the images were when it began
     UNDO_TABLE = 65  # undo file only: ranges whose old content follows
     UNDO_DATA = 66  # undo file only: that content
+    SEAL = 67  # first in an encrypted file: by which key (rha/journal/sealing.py)
 
 
 # What may be compressed. Its raw length is a multiple of 8 anyway, so no padding hides inside.
