@@ -9,8 +9,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from itertools import groupby
-from operator import attrgetter
 from pathlib import Path
 from typing import Protocol
 
@@ -19,7 +17,7 @@ from rha.appliance.checkpoint import Checkpoint
 from rha.errors import StateError, StorageError
 from rha.image.client import ImageWriter
 from rha.journal import extents
-from rha.journal.extents import Extent
+from rha.journal.extents import Table
 from rha.journal.segment import Entry, Journal
 from rha.wire import frames
 from rha.wire.frames import FrameType
@@ -36,7 +34,7 @@ OnFrame = Callable[[Entry], bool]
 class Keeper(Protocol):
     """Keeps what is needed to go back (rha.appliance.history.History)."""
 
-    def before_write(self, extents: Sequence[Extent]) -> None:
+    def before_write(self, extents: Table) -> None:
         """These extents are about to be written. What it raises stops the applier."""
 
     def after_checkpoint(self, saved: Checkpoint) -> int:
@@ -253,12 +251,9 @@ class Applier:
     def _write(self, reached: Checkpoint) -> None:
         """Writes the batch out, then tells how far the images are."""
         found, data = self._batch.reduce()
-        if self._keeper and found:
+        if self._keeper and len(found):
             self._keeper.before_write(found)
-        for disk, mine in groupby(found, attrgetter("disk")):
-            self._writers[disk].write_batch(list(mine), data)
-        for writer in self._writers:
-            writer.drain()
+        write_batch(self._writers, found, data)
         self._batch.clear()
         if self._dirty_since is None and reached != self._applied:
             self._dirty_since = time.monotonic()
@@ -278,6 +273,14 @@ class Applier:
         self._dirty_since, self._dirty_bytes = None, 0
         needed = self._keeper.after_checkpoint(self._saved) if self._keeper else self._saved.position
         self._journal.trim(max(0, min(needed, self._saved.position - self._keep_bytes)))
+
+
+def write_batch(writers: Sequence[ImageWriter], found: Table, data: memoryview) -> None:
+    """Writes extents that are sorted by disk; they are in the images when this returns. Raises StorageError."""
+    for disk, mine in extents.by_disk(found):
+        writers[disk].write_batch(mine, data)
+    for writer in writers:
+        writer.drain()
 
 
 def _after(entry: Entry, before: Checkpoint) -> Checkpoint:
