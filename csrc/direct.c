@@ -153,8 +153,6 @@ int rha_direct_read(const struct rha_direct *image, const struct rha_undo_entry 
 
 int rha_direct_write(const struct rha_direct *image, const struct rha_extent *extents, size_t count,
                      const uint8_t *data, uint64_t *done, size_t *failed) {
-  int any = 0;
-
   for (size_t i = 0; i < count; i++) {
     done[i] = 0;
     if (extents[i].kind != RHA_EXTENT_DATA) continue;
@@ -165,9 +163,6 @@ int rha_direct_write(const struct rha_direct *image, const struct rha_extent *ex
       return errno;
     }
     done[i] = (uint64_t)written;
-    any |= written != 0;
   }
-  /* Not for safety, that is the flush: so that the flush finds little left to do. */
-  if (any) sync_file_range(image->file, 0, 0, SYNC_FILE_RANGE_WRITE);
   return 0;
 }

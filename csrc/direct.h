@@ -22,7 +22,7 @@ struct rha_direct {
 };
 
 /* Writes the data extents, each as far as its clusters are there: `done[i]` bytes of extent i are written; zeros are left
- * alone. Then has the kernel begin to write out what it holds. Returns 0 or an errno, of extent `*failed`. */
+ * alone. Returns 0 or an errno, of extent `*failed`. */
 int rha_direct_write(const struct rha_direct *image, const struct rha_extent *extents, size_t count,
                      const uint8_t *data, uint64_t *done, size_t *failed);
 /* Reads these ranges (`disk` and `kind` ignored) into `data`, one behind the other, each as far as its clusters are there:

@@ -216,6 +216,17 @@ class ImageWriter(_Image):
             self._note("flush", None, error.errno or errno.EIO)
             self._raise_failure()
 
+    def sync_ahead(self) -> None:
+        """Puts on stable storage what the page cache holds of the image now; the one method that another thread may
+        call while this writer works. Does not replace `flush`. Raises StorageError."""
+        if self.direct:
+            try:
+                self.direct.sync()
+            except OSError as error:
+                raise StorageError(
+                    f"sync failed on the image of disk {self.name}", cause=str(error), hint="dmesg says more"
+                ) from error
+
     def close(self) -> None:
         super().close()
         if self.direct:
