@@ -295,11 +295,12 @@ int on_queue(struct bpf_raw_tracepoint_args *ctx) {
 /* raw tracepoints block_getrq, block_bio_backmerge, block_bio_frontmerge (struct bio *): the bio has got a request, or a place in
  * one. Fires for every request of the machine, so it looks at the flags only. */
 int on_accept(struct bpf_raw_tracepoint_args *ctx) {
+  u32 opf = 0;
+  long bad = READ(&opf, 4, ctx->args[0] + OFF_bio_bi_opf);
+  if (!bad && !may_be_refused(opf, 1)) return 0;
   struct rha_state *s = shared_state();
   if (!s) return 0;
-  u32 opf = 0;
-  if (READ(&opf, 4, ctx->args[0] + OFF_bio_bi_opf)) return blind(s);
-  return may_be_refused(opf, 1) ? take(ctx, s, 1) : 0;
+  return bad ? blind(s) : take(ctx, s, 1);
 }
 
 /* raw tracepoint block_bio_remap(struct bio *, dev_t, sector_t): a driver passes a bio on to the device below. Mostly that is a

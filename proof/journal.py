@@ -5,16 +5,20 @@ Slow and plain on purpose. Anything that is not exactly as documented is a `BadJ
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 import mmap
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import xxhash
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-HELLO, RECORDS, RESYNC, MARK, GAP, END = 1, 16, 17, 18, 19, 20
+HELLO, RECORDS, RESYNC, MARK, GAP, END, SEAL = 1, 16, 17, 18, 19, 20, 67
 WRITE, DISCARD, WRITE_ZEROES, SECURE_ERASE, FLUSH = 1, 2, 3, 4, 5
 ZEROS_FLAG = 1
 
@@ -68,9 +72,9 @@ def durable(folder: Path) -> int:
     return int(position)
 
 
-def frames(folder: Path, start: int = 0, end: int | None = None) -> Iterator[Frame]:
+def frames(folder: Path, start: int = 0, end: int | None = None, keys: Sequence[bytes] = ()) -> Iterator[Frame]:
     """All frames from journal position `start` (which must be a frame's) to `end`, a frame's or the whole journal's;
-    every checksum is checked.
+    every checksum is checked. `keys`: contents of key files.
 
     Raises BadJournal.
     """
@@ -81,18 +85,53 @@ def frames(folder: Path, start: int = 0, end: int | None = None) -> Iterator[Fra
             raise BadJournal(f"{path} begins at {first}, the one before ends at {expected}")
         expected = first + path.stat().st_size
         if expected > start:
-            yield from _segment(path, first, max(0, start - first), expected if end is None else min(end, expected))
+            limit = expected if end is None else min(end, expected)
+            yield from _segment(path, first, max(0, start - first), limit, keys)
 
 
-def _segment(path: Path, first: int, offset: int, end: int) -> Iterator[Frame]:
+def _segment(path: Path, first: int, offset: int, end: int, keys: Sequence[bytes]) -> Iterator[Frame]:
     with path.open("rb") as file:
         if not path.stat().st_size:
             return
         whole = memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
+    head = _frame(whole, first)
+    cipher = _cipher(head.message(), path.name, keys) if head.type == SEAL else None
+    if cipher:
+        offset = max(offset, head.next_position - first)
     while first + offset < end:
-        frame = _frame(whole[offset:], first + offset)
+        if cipher:
+            frame = _sealed(cipher, whole, offset, first)
+        else:
+            frame = _frame(whole[offset:], first + offset)
         yield frame
         offset = frame.next_position - first
+
+
+def _cipher(head: dict[str, Any], name: str, keys: Sequence[bytes]) -> AESGCM:
+    for key in keys:
+        if _hkdf(key, bytes(32), b"rha at rest 1 id", 8).hex() == head["key"]:
+            return AESGCM(_hkdf(key, bytes.fromhex(head["salt"]), b"rha at rest 1 file " + name.encode(), 32))
+    raise BadJournal(f"{name} is encrypted with key {head['key']}, which is not given")
+
+
+def _hkdf(secret: bytes, salt: bytes, info: bytes, length: int) -> bytes:
+    """RFC 5869 with SHA-256, for at most 32 bytes."""
+    extracted = hmac.new(salt, secret, hashlib.sha256).digest()
+    return hmac.new(extracted, info + b"\x01", hashlib.sha256).digest()[:length]
+
+
+def _sealed(cipher: AESGCM, whole: memoryview, offset: int, first: int) -> Frame:
+    """The frame of an encrypted file at a file offset."""
+    try:
+        nonce, about = bytes(whole[offset : offset + 12]), struct.pack("<Q", offset)
+        following = nonce[:8] + struct.pack("<I", struct.unpack("<I", nonce[8:])[0] + 1)
+        header = cipher.decrypt(nonce, whole[offset + 12 : offset + 100], about)
+        end = offset + 100 + _HEADER.unpack(header)[7] + 16
+        payload = cipher.decrypt(following, whole[offset + 100 : end], about)
+    except (InvalidTag, ValueError, struct.error) as error:
+        raise BadJournal(f"it does not decrypt at position {first + offset}") from error
+    frame = _frame(memoryview(header + payload), first + offset)
+    return frame._replace(next_position=first + end)
 
 
 def _frame(data: memoryview, position: int) -> Frame:

@@ -23,6 +23,21 @@ LOSS_SECONDS = 60.0
 
 Say = Callable[[str], None]
 
+# One write that is refused, as no request has room for so many pieces, and one that is accepted.
+_NOT_WAITING = """
+import mmap, os, sys
+fd = os.open(sys.argv[1], os.O_WRONLY | os.O_DIRECT)
+memory = mmap.mmap(-1, 1 << 20)
+memory[:] = os.urandom(1 << 20)
+pieces = [memoryview(memory)[at : at + 512] for at in range(0, 1 << 20, 4096)]
+try:
+    sys.exit(f"{os.pwritev(fd, pieces, 16 << 20, os.RWF_NOWAIT)} bytes in {len(pieces)} pieces were accepted")
+except BlockingIOError:
+    pass
+if os.pwritev(fd, pieces[:1], 17 << 20, os.RWF_NOWAIT) != 512:
+    sys.exit("one piece was not accepted")
+"""
+
 
 def run(say: Say = print) -> dict[str, str]:
     """Scene → "ok", or what was not as it must be. Five to ten minutes under TCG.
@@ -70,6 +85,8 @@ class _Scenes:
 
     def _in_turn(self) -> dict[str, str]:
         scenes: dict[str, Callable[[], None]] = {
+            "zoned disk refused": self._zoned,
+            "writes that must not wait": self._not_waiting,
             "write error": self._write_error,
             "read-only and back": self._read_only,
             "SCSI disk removed and back": lambda: self._removal("pulled"),
@@ -101,6 +118,22 @@ class _Scenes:
         words = ("bs=64k", "count=1", f"seek={block}", "oflag=direct", "status=none")
         answer = self._machine.call("dd", "if=/dev/urandom", f"of={self._devices[name]}", *words)
         _demand(answer.code != 0, f"a write to {name} that should fail went well")
+
+    def _zoned(self) -> None:
+        """Zone append lets the device choose the sector: refused before anything begins."""
+        self._machine.sh("modprobe null_blk nr_devices=1 gb=1 zoned=1 zone_size=64 memory_backed=1")
+        refused = self._site.protect(self._machine, "zoned", {"z": "/dev/nullb0"}).refusals()
+        self._machine.sh("modprobe -r null_blk")
+        _demand("zone" in refused.get("z", ""), f"a zoned disk is refused with {refused}")
+
+    def _not_waiting(self) -> None:
+        """What is too large for one request is refused by the kernel, and no loss; on device mapper it is one."""
+        self._machine.put("/root/not-waiting.py", _NOT_WAITING.encode())
+        for name, is_loss in (("grown", False), ("hot", False), ("lv", True)):
+            self._machine.run("python3", "/root/not-waiting.py", self._devices[name])
+            report = self._master.wait_ordered()
+            losses = next(one["losses"] for one in report["disks"] if one["name"] == name)
+            _demand(bool(losses) == is_loss, f"{name}: losses {losses}")
 
     def _write_error(self) -> None:
         """A write onto the bad sector fails; its range is dirty, is read again, and the disk is in order again."""

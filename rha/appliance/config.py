@@ -11,6 +11,7 @@ import msgspec
 from rha import schema
 from rha.appliance.history import Limits
 from rha.control import local
+from rha.journal.keys import CREDENTIAL
 from rha.scenario import Duration, Name, Size
 from rha.scenario_check import absolute, address, positive
 from rha.schema import Clean, Mistake
@@ -37,6 +38,8 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=Tr
     window_bytes: Size = Size(16 << 30)  # undo and journal for that, per scenario; the oldest points go first
     reserve: Size = Size(1 << 30)  # stays free on the store's disk: below it points go, below half nothing is received
     limits: list[ScenarioLimits] = []
+    journal_key: str = ""  # encrypts journals and undo from now on: a file, or credential:NAME
+    journal_old_keys: list[str] = []  # only for reading what was encrypted with them
     run_dir: str = msgspec.field(default_factory=lambda: str(local.RUN_DIR))  # control sockets
 
 
@@ -53,11 +56,18 @@ def rules(clean: Clean) -> Iterator[Mistake]:
     yield from address(clean, "", "listen")
     yield from absolute(clean, "", "store", "ca", "certificate", "key", "run_dir")
     yield from positive(clean, "", "window", "window_bytes")
+    for path, place in [("journal_key", clean.get("journal_key", "")), *_old_keys(clean)]:
+        if place and not place.startswith(("/", CREDENTIAL)):
+            yield Mistake(path, f"{place!r} is neither an absolute path nor {CREDENTIAL}NAME")
     limits = clean.get("limits", [])
     for index, table in enumerate(limits):
         yield from positive(table, f"limits[{index}]", "window", "window_bytes")
     names = ((f"limits[{i}].scenario", table["scenario"]) for i, table in enumerate(limits) if "scenario" in table)
     yield from schema.repeated(names)
+
+
+def _old_keys(clean: Clean) -> Iterator[tuple[str, str]]:
+    return ((f"journal_old_keys[{i}]", place) for i, place in enumerate(clean.get("journal_old_keys", [])))
 
 
 def limits_of(config: Config, scenario: str) -> Limits:

@@ -25,6 +25,7 @@ from rha.appliance.verbs import PointVerbs
 from rha.appliance.warden import Warden
 from rha.control import local
 from rha.errors import ConfigError, Exit, RhaError, StateError, StorageError
+from rha.journal.keys import read_keyring
 from rha.report import Report
 from rha.switch.failover import are_images_taken
 from rha.vm.libvirt import LibvirtHost
@@ -38,7 +39,8 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
 class Appliance:
-    """All scenarios of one store. Raises StorageError when the store is in use or damaged."""
+    """All scenarios of one store. Raises StorageError when the store is in use or damaged, ConfigError when a key is
+    missing."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -48,6 +50,7 @@ class Appliance:
         self._connections: dict[str, Connection] = {}
         self._broken: dict[str, RhaError] = {}
         self._stopping = False
+        read_keyring(config.journal_key, config.journal_old_keys)  # what is wrong with them is said at once
         self._context = tls.server_context(Path(config.ca), Path(config.certificate), Path(config.key))
         self._lock_file = _take_store(self._store)
         for folder in sorted(self._store.iterdir()):
@@ -162,6 +165,18 @@ class Appliance:
         if connection:
             connection.stop()
             self._wait_released(name, connection)
+
+    def order(self, scenario: str, verb: str, limit: float | None = 60.0, **arguments: Any) -> Any:
+        """Has the connected engine of a scenario do something (rha.wire.orders): the value of its handler.
+
+        Raises StateError when the master is not connected or takes no such order, NetworkError when the link ends
+        before the answer, and the engine's refusal.
+        """
+        with self._lock:
+            connection = self._connections.get(scenario)
+        if connection is None:
+            raise StateError(f"the master of {scenario} is not connected", hint="rha status")
+        return connection.ask(verb, limit, **arguments)
 
     # Questions ------------------------------------------------------------------------------------------------
 

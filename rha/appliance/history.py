@@ -26,6 +26,7 @@ from rha.appliance.undo import Block, Head, Reader, UndoFile
 from rha.errors import RhaError, StorageError
 from rha.journal.extents import Extent
 from rha.journal.folder import DurableMark
+from rha.journal.sealing import PLAIN_ONLY, Keyring
 from rha.units import show_bytes
 
 INTERVAL_BYTES = 512 << 20  # of journal: what is replayed forward to show a point is at most this
@@ -91,9 +92,11 @@ class History:
         state_at: Callable[[Checkpoint], StreamState],
         *,
         clock: Callable[[], float] = time.time,
+        keys: Keyring = PLAIN_ONLY,
     ) -> None:
         """`state_at`: what the stream says where the images are. `clock`: seconds since the epoch."""
         self.folder, self.limits, self._state_at, self._clock = folder, limits, state_at, clock
+        self.keys = keys
         self._lock = threading.RLock()  # the fields below
         self._intervals: list[Interval] = []
         self._current: UndoFile | None = None
@@ -111,7 +114,7 @@ class History:
     def open(self, disk_bytes: Sequence[int], saved: Checkpoint) -> None:
         """After a start. Undo that cannot be trusted is removed and `lost_why` says so: the images do not need it.
 
-        Raises StorageError when the folder cannot be used at all.
+        Raises StorageError when the folder cannot be used at all, KeyMissing when undo is encrypted with another key.
         """
         self.close()
         self._disk_bytes = list(disk_bytes)
@@ -127,18 +130,23 @@ class History:
             self._lose(f"undo damaged: {error!s}".replace("\n", "; "))
 
     def _reopen(self, found: list[Path], saved: Checkpoint) -> None:
-        intervals = [Interval(path, undo.read_head(path)) for path in found]
+        intervals = [self._interval(path) for path in found]
         first = undo.first_linked([interval.head for interval in intervals])
         assert self._mark is not None
         durable, last = self._mark.read(), intervals[-1]
-        end = undo.end_of_sound(last.path)
+        with undo.opened(last.path, self.keys) as file:
+            end = undo.end_of_sound(file)
         if last.head.base + end < durable:
             raise StorageError("undo damaged", cause=f"{last.path}: sound up to byte {end}, more was durable")
         if not last.head.start.position <= saved.position:
             raise StorageError("undo of another journal", cause=f"{last.path} begins above the checkpoint")
-        self._current = UndoFile.reopen(last.path, self._disk_bytes)
+        self._current = UndoFile.reopen(last.path, self._disk_bytes, self.keys)
         self._intervals = intervals
         self._remove(first)
+
+    def _interval(self, path: Path) -> Interval:
+        with undo.opened(path, self.keys) as file:
+            return Interval(path, undo.read_head(file))
 
     def resume(self, readers: Sequence[Reader]) -> None:
         """The images are open: this is how their content is read, in the applier's thread."""
@@ -197,7 +205,7 @@ class History:
             return state.why_not_consistent() is None
         head = self._current.head
         since = saved.position - head.start.position
-        if self._begin_next:
+        if self._begin_next or not self.keys.is_as_wanted(self._current.seal):
             return since > 0
         return since >= INTERVAL_BYTES or (since > 0 and self._clock() - head.created >= INTERVAL_SECONDS)
 
@@ -211,7 +219,7 @@ class History:
             base=before.head.base + before.bytes if before else 0,
             created=self._clock(),
         )
-        fresh = UndoFile.create(self.folder, head, self._disk_bytes)
+        fresh = UndoFile.create(self.folder, head, self._disk_bytes, self.keys)
         with self._lock:
             if self._begin_next:
                 self._begin_next, self._pinned = False, None
@@ -254,7 +262,7 @@ class History:
             for interval in void:
                 interval.path.unlink(missing_ok=True)
             self._intervals = kept
-            self._current = UndoFile.reopen(last.path, self._disk_bytes)
+            self._current = UndoFile.reopen(last.path, self._disk_bytes, self.keys)
             self._begin(now, self._state_at(now), position)
 
     def _usage(self, saved: Checkpoint) -> Usage:

@@ -27,6 +27,7 @@ from rha.appliance.stream import Message, StreamState, decode, fold, rewound, st
 from rha.errors import RhaError, StateError
 from rha.image import formats
 from rha.image.storage_daemon import ImageSpec
+from rha.journal.sealing import PLAIN_ONLY, Keyring
 from rha.journal.segment import Entry, Journal
 from rha.report import Point
 from rha.wire.frames import BadFrame
@@ -38,12 +39,14 @@ MERGE_RETRY_SECONDS = 10.0
 class Images:
     """Everything may be called from any thread. Raises StorageError when something on disk is damaged or in use."""
 
-    def __init__(self, folder: Path, config: Config, journal: Journal, lock: threading.RLock) -> None:
+    def __init__(
+        self, folder: Path, config: Config, journal: Journal, lock: threading.RLock, keys: Keyring = PLAIN_ONLY
+    ) -> None:
         """Closed; `resume` opens them. `lock` is the replica's."""
         self.folder, self._config, self._journal, self._lock = folder, config, journal, lock
         self.applied_state = catalog.load_stream(folder)
         self._redo_until = self.applied_state.position  # below it the images may be behind the saved state
-        self.history = History(folder / "undo", limits_of(config, folder.name), self._state_at)
+        self.history = History(folder / "undo", limits_of(config, folder.name), self._state_at, keys=keys)
         self._files = ImageFiles(folder, journal, lock, on_frame=self._on_applied_frame, history=self.history)
         self.changes: list[Change] = catalog.load(folder / "changes.json", list[Change]) or []
         self.guard: guard.Guard | None = None

@@ -11,7 +11,6 @@ and QEMU's own copy-before-write filter (it protects from now on and knows no pa
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -29,6 +28,7 @@ from rha.errors import StateError, StorageError
 from rha.journal import reader
 from rha.journal.extents import check_records
 from rha.journal.folder import Segment
+from rha.journal.reader import FrameFile
 from rha.journal.segment import Journal
 from rha.wire import frames
 from rha.wire.frames import BadFrame, FrameType
@@ -64,7 +64,7 @@ class Piece(NamedTuple):
 class _Frame(NamedTuple):
     """Where a block's frame stands: an open file, and the offset in it."""
 
-    file: int
+    file: FrameFile
     offset: int
 
 
@@ -76,7 +76,7 @@ class PointView:
         self.disk_bytes = [disk.bytes for disk in place.interval.head.stream.disks]
         self._history, self._base = history, base
         self._lock = threading.Lock()
-        self._files: dict[Path, int] = {}
+        self._files: dict[Path, FrameFile] = {}
         self._frames: list[_Frame] = []
         self._cache: OrderedDict[int, memoryview] = OrderedDict()
         self._cached = 0
@@ -96,24 +96,28 @@ class PointView:
 
     def _make(self, journal: Journal) -> None:
         start = self.place.interval.head.start.position
-        files = [(path, self._open(path), length) for path, length in self._history.attach(self, start)]
+        files = [(self._open_undo(path), length) for path, length in self._history.attach(self, start)]
         self._put_journal(journal, start)
-        for path, file, length in files:
-            for block in undo.blocks(path, file, length, self.disk_bytes):
+        for file, length in files:
+            for block in undo.blocks(file, length, self.disk_bytes):
                 self._put_block(block)
         with self._lock:
             self._settle()
             waiting, self._waiting = self._waiting or [], None
         self.cover(waiting)
 
-    def _open(self, path: Path) -> int:
+    def _open(self, segment: Segment) -> FrameFile:
         """The file stays readable when it leaves the window."""
+        path = segment.path
         if path not in self._files:
             try:
-                self._files[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                self._files[path] = FrameFile(segment)
             except OSError as error:
                 raise StorageError("the point has left the window", cause=f"{path}: {error.strerror}") from error
         return self._files[path]
+
+    def _open_undo(self, path: Path) -> FrameFile:
+        return self._open(Segment(0, path, self._history.keys))
 
     def _put_journal(self, journal: Journal, start: int) -> None:
         """Newest first: what is put first stays."""
@@ -124,8 +128,8 @@ class PointView:
 
     def _put_frame(self, place: reader.Place) -> None:
         header, offset = place.header, place.position - place.segment.start
-        file = self._open(place.segment.path)
-        payload = reader.frame_at(file, place.segment, offset).payload[: header.raw_length]
+        file = self._open(place.segment)
+        payload = file.entry(offset).payload[: header.raw_length]
         number = self._number(_Frame(file, offset))
         if header.type is FrameType.RECORDS:
             run = payload[: self.place.prefix] if place.position == self.place.position else payload
@@ -140,7 +144,7 @@ class PointView:
         _check(lib.rha_map_put(self._map, header.disk, header.offset, length, kind, number, 0))
 
     def _put_block(self, block: Block) -> None:
-        number = self._number(_Frame(self._open(block.path), block.data))
+        number = self._number(_Frame(self._open_undo(block.path), block.data))
         view = ffi.from_buffer("struct rha_undo_entry[]", block.table)
         _check(lib.rha_map_put_table(self._map, view, len(block.table) // undo.ENTRY_BYTES, number))
 
@@ -205,7 +209,7 @@ class PointView:
                 return self._cache[number]
             frame = self._frames[number]
         try:
-            payload = reader.frame_at(frame.file, Segment(0, Path()), frame.offset).payload
+            payload = frame.file.entry(frame.offset).payload
         except BadFrame as error:
             raise StorageError("the point is damaged", cause=f"{error.what}: {error.cause}") from error
         with self._lock:
@@ -273,7 +277,7 @@ class PointView:
         """No reading afterwards."""
         self._history.detach(self)
         for file in self._files.values():
-            os.close(file)
+            file.close()
         self._files.clear()
 
 

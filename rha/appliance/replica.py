@@ -29,6 +29,7 @@ from rha.appliance.pointkeeper import PointKeeper
 from rha.appliance.points import Place
 from rha.errors import RhaError, StateError
 from rha.image.storage_daemon import ImageSpec
+from rha.journal.keys import read_keyring
 from rha.journal.segment import Journal
 from rha.report import Point, Report
 from rha.scenario import Scenario
@@ -37,7 +38,7 @@ from rha.wire.messages import Heartbeat, Hello, Welcome
 
 
 class Replica:
-    """Raises StorageError when something on disk is damaged or in use."""
+    """Raises StorageError when something on disk is damaged or in use, ConfigError when a key is missing."""
 
     def __init__(self, folder: Path, config: Config, *, retired: bool = False) -> None:
         """`retired`: a substitute VM has the images; they stay closed until `restore_images`."""
@@ -54,9 +55,10 @@ class Replica:
     def _open(self, config: Config, retired: bool, on_failure: contextlib.ExitStack) -> None:
         """What was opened when something cannot be is let go of again: it is tried anew with the next connection, and
         must not meet its own locks."""
-        self._journal = Journal.open(self.folder / "journal")
+        keys = read_keyring(config.journal_key, config.journal_old_keys)
+        self._journal = Journal.open(self.folder / "journal", keys=keys)
         on_failure.callback(self._journal.close)
-        self._images = Images(self.folder, config, self._journal, self._lock)
+        self._images = Images(self.folder, config, self._journal, self._lock, keys)
         on_failure.callback(self._let_go_of_images)
         self._intake = Intake(self.folder, self._journal, self._images, self._lock, self.point)
         self.points = PointKeeper(self.folder, self._journal, self._images)

@@ -23,7 +23,8 @@ from rha.errors import StorageError
 from rha.hashing import Buffer
 from rha.journal.extents import Extent
 from rha.journal.folder import Segment, pwrite_all
-from rha.journal.reader import frame_at, sound_end
+from rha.journal.reader import FrameFile, sound_end
+from rha.journal.sealing import Keyring
 from rha.wire import frames
 from rha.wire.frames import FrameType, Header
 
@@ -76,48 +77,50 @@ def files(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(os.listdir(folder)) if _NAME.fullmatch(name)]
 
 
-def read_head(path: Path) -> Head:
+def opened(path: Path, keys: Keyring) -> FrameFile:
+    """An undo file, for reading. Raises OSError, KeyMissing."""
+    return FrameFile(Segment(0, path, keys))
+
+
+def read_head(file: FrameFile) -> Head:
     """The first frame. Raises StorageError when it is not one."""
-    with path.open("rb") as file:
-        entry = frame_at(file.fileno(), Segment(0, path), 0)
+    entry = file.entry(file.first)
     if entry.header.type is not FrameType.INTERVAL:
-        raise frames.BadFrame("not an undo file", cause=f"{path} begins with {entry.header.type.name}")
+        cause = f"{file.segment.path} begins with {entry.header.type.name}"
+        raise frames.BadFrame("not an undo file", cause=cause)
     return frames.decode_control(entry.header, entry.payload, Head)
 
 
-def end_of_sound(path: Path) -> int:
+def end_of_sound(file: FrameFile) -> int:
     """Offset behind the last table whose data is there, too."""
-    end, _ = sound_end(Segment(0, path))
+    end, _ = sound_end(file)
     whole = 0
-    with path.open("rb") as file:
-        for header, offset in _headers(file.fileno(), end):
-            if header.type is not FrameType.UNDO_TABLE:
-                whole = offset + frames.HEADER_BYTES + header.length
+    for header, offset in _headers(file, end):
+        if header.type is not FrameType.UNDO_TABLE:
+            whole = file.behind(header, offset)
     return whole
 
 
-def _headers(file: int, end: int) -> Iterator[tuple[Header, int]]:
-    offset = 0
+def _headers(file: FrameFile, end: int) -> Iterator[tuple[Header, int]]:
+    offset = file.first
     while offset < end:
-        header = frames.decode_header(os.pread(file, frames.HEADER_BYTES, offset))
+        header = file.header(offset)
         yield header, offset
-        offset += frames.HEADER_BYTES + header.length
+        offset = file.behind(header, offset)
 
 
-def blocks(path: Path, file: int, end: int, disk_bytes: Sequence[int]) -> Iterator[Block]:
-    """The tables of an undo file that is open as `file`, up to an offset; their data is skipped.
+def blocks(file: FrameFile, end: int, disk_bytes: Sequence[int]) -> Iterator[Block]:
+    """The tables of an undo file, up to an offset; their data is skipped.
 
     Raises StorageError when one is damaged.
     """
     for header, offset in _headers(file, end):
         if header.type is not FrameType.UNDO_TABLE:
             continue
-        table = os.pread(file, header.length, offset + frames.HEADER_BYTES)
-        frames.check_payload(header, table)
-        data = offset + frames.HEADER_BYTES + header.length
-        length = frames.decode_header(os.pread(file, frames.HEADER_BYTES, data)).length
-        check_table(table, length, disk_bytes)
-        yield Block(path, data, table)
+        table = bytes(file.entry(offset).payload)
+        data = file.behind(header, offset)
+        check_table(table, file.header(data).length, disk_bytes)
+        yield Block(file.segment.path, data, table)
 
 
 def check_table(table: bytes, data_length: int, disk_bytes: Sequence[int]) -> None:
@@ -132,41 +135,38 @@ def check_table(table: bytes, data_length: int, disk_bytes: Sequence[int]) -> No
 class UndoFile:
     """The interval that is being written. Belongs to the applier's thread, but for `bytes`."""
 
-    def __init__(self, path: Path, head: Head, disk_bytes: Sequence[int]) -> None:
+    def __init__(self, reader: FrameFile, head: Head, disk_bytes: Sequence[int]) -> None:
         """Not for callers: `create` or `reopen`."""
-        self.path, self.head = path, head
-        self.file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        self.bytes = os.fstat(self.file).st_size
+        self.path, self.head, self.seal = reader.segment.path, head, reader.seal
+        self._file = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        self.bytes = reader.size
         self._disk_bytes = list(disk_bytes)
         self._touched = [WrittenSectors(disk, size) for disk, size in enumerate(disk_bytes)]
 
     @classmethod
-    def create(cls, folder: Path, head: Head, disk_bytes: Sequence[int]) -> UndoFile:
+    def create(cls, folder: Path, head: Head, disk_bytes: Sequence[int], keys: Keyring) -> UndoFile:
         """A new interval, durable when this returns. Raises StorageError."""
         path = path_of(folder, head.start.position)
         try:
-            draft = path.with_suffix(".new")
-            draft.write_bytes(frames.control(FrameType.INTERVAL, head))
-            with draft.open("rb") as file:
-                os.fsync(file.fileno())
-            draft.replace(path)
-            _sync_folder(folder)
-            return cls(path, head, disk_bytes)
+            _write_new(path, head, keys)
+            with opened(path, keys) as reader:
+                return cls(reader, head, disk_bytes)
         except OSError as error:
             raise _not_written(path, error) from error
 
     @classmethod
-    def reopen(cls, path: Path, disk_bytes: Sequence[int]) -> UndoFile:
+    def reopen(cls, path: Path, disk_bytes: Sequence[int], keys: Keyring) -> UndoFile:
         """Goes on with an interval after a crash or a stop; a torn end is cut off. Raises StorageError."""
-        undo = cls(path, read_head(path), disk_bytes)
-        undo._cut(end_of_sound(path))
-        os.fsync(undo.file)
-        for block in blocks(path, undo.file, undo.bytes, disk_bytes):
-            undo._touch(np.frombuffer(block.table, _TABLE).tolist())
+        with opened(path, keys) as reader:
+            undo = cls(reader, read_head(reader), disk_bytes)
+            undo._cut(end_of_sound(reader))
+            os.fsync(undo._file)
+            for block in blocks(reader, undo.bytes, disk_bytes):
+                undo._touch(np.frombuffer(block.table, _TABLE).tolist())
         return undo
 
     def _cut(self, end: int) -> None:
-        os.ftruncate(self.file, end)
+        os.ftruncate(self._file, end)
         self.bytes = end
 
     def save(self, extents: Iterable[Extent], readers: Sequence[Reader]) -> list[Block]:
@@ -181,7 +181,7 @@ class UndoFile:
             for group in _groups(ranges):
                 kept += self._keep(group, readers)
             if kept:
-                os.fdatasync(self.file)
+                os.fdatasync(self._file)
         except OSError as error:
             self._cut(before)
             raise _not_written(self.path, error) from error
@@ -207,19 +207,27 @@ class UndoFile:
         return [self._append(part, data[begin:end]) for part, begin, end in _split(table, length)]
 
     def _append(self, table: bytes, data: memoryview) -> Block:
-        at = self.bytes
-        parts: list[Buffer] = [
-            frames.encode(FrameType.UNDO_TABLE, table),
-            table,
-            frames.encode(FrameType.UNDO_DATA, data),
-            data,
-        ]
-        pwrite_all(self.file, parts, at)
+        rows = self.seal.pack([frames.encode(FrameType.UNDO_TABLE, table), table], self.bytes)
+        at = self.bytes + sum(map(len, rows))
+        parts: list[Buffer] = [*rows, *self.seal.pack([frames.encode(FrameType.UNDO_DATA, data), data], at)]
+        pwrite_all(self._file, parts, self.bytes)
         self.bytes += sum(map(len, parts))
-        return Block(self.path, at + frames.HEADER_BYTES + len(table), table)
+        return Block(self.path, at, table)
 
     def close(self) -> None:
-        os.close(self.file)
+        os.close(self._file)
+
+
+def _write_new(path: Path, head: Head, keys: Keyring) -> None:
+    """An undo file with its first frame, under its name only when it is durable. Raises OSError."""
+    draft, seal = path.with_suffix(".new"), keys.begin(path.name)
+    with draft.open("wb") as file:
+        file.write(seal.head)
+        file.writelines(seal.pack([frames.control(FrameType.INTERVAL, head)], len(seal.head)))
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+    _sync_folder(path.parent)
 
 
 def _long(disk: int, offset: int, length: int, reader: Reader) -> Iterator[tuple[int, int, int, int]]:

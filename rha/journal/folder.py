@@ -14,6 +14,7 @@ from typing import NamedTuple
 from rha import hashing
 from rha.errors import StorageError
 from rha.hashing import Buffer
+from rha.journal.sealing import PLAIN_ONLY, Keyring
 
 MARK_NAME = "durable"
 _MARK = struct.Struct("<QQ")  # position, XXH3-64 of its eight bytes
@@ -22,10 +23,11 @@ _HINT_DAMAGED = "move the scenario's journal folder aside and restart the applia
 
 
 class Segment(NamedTuple):
-    """One file. `start`: journal position of its first byte."""
+    """One file. `start`: journal position of its first byte; `keys`: by which it is read when it is encrypted."""
 
     start: int
     path: Path
+    keys: Keyring = PLAIN_ONLY
 
 
 def damaged(path: Path, offset: int, cause: str) -> StorageError:
@@ -59,13 +61,13 @@ def segment_path(folder: Path, start: int) -> Path:
     return folder / f"{start:016x}.journal"
 
 
-def segments(folder: Path) -> list[Segment]:
+def segments(folder: Path, keys: Keyring = PLAIN_ONLY) -> list[Segment]:
     """The folder's segments in order.
 
     Raises StorageError when one is missing between two others, or has another length than the next one's name says.
     """
     names = sorted(entry for entry in os.listdir(folder) if _SEGMENT_NAME.fullmatch(entry))
-    found = [Segment(int(name[:16], 16), folder / name) for name in names]
+    found = [Segment(int(name[:16], 16), folder / name, keys) for name in names]
     for segment, following in itertools.pairwise(found):
         end = segment.start + segment.path.stat().st_size
         if end != following.start:

@@ -15,7 +15,8 @@ from rha.errors import StorageError
 from rha.hashing import Buffer
 from rha.journal import reader
 from rha.journal.folder import DurableMark, Segment, damaged, lock, pwrite_all, segment_path, segments
-from rha.journal.reader import Entry, Place
+from rha.journal.reader import Entry, FrameFile, Place
+from rha.journal.sealing import PLAIN_ONLY, Keyring, Plain, Seal
 from rha.wire import frames
 
 SEGMENT_BYTES = 256 << 20
@@ -31,68 +32,84 @@ class Journal:
     taken: what the kernel could not write it may have forgotten, and a second sync would not tell.
     """
 
-    def __init__(self, folder: Path, lock_file: int, segment_bytes: int) -> None:
+    def __init__(self, folder: Path, lock_file: int, segment_bytes: int, keys: Keyring) -> None:
         """Not for callers: use `Journal.open`."""
         self.folder = folder
         self.cut_bytes = 0
         self._folder_file = lock_file
-        self._segment_bytes = segment_bytes
+        self._segment_bytes, self._keys = segment_bytes, keys
         self._lock = threading.Lock()  # the fields below
         self._sync_lock = threading.Lock()  # one sync, one change of segment at a time; taken before _lock
         self._segments: list[Segment] = []
         self._file = -1
+        self._seal: Seal = Plain()
         self._end = self._durable = 0
         self._broken: StorageError | None = None
         self._mark_forced = time.monotonic()
 
     @classmethod
-    def open(cls, folder: Path, *, segment_bytes: int = SEGMENT_BYTES) -> Self:
+    def open(cls, folder: Path, *, segment_bytes: int = SEGMENT_BYTES, keys: Keyring = PLAIN_ONLY) -> Self:
         """Takes the folder for this process and cuts off what a crash left half written (`cut_bytes`).
 
         Raises StorageError: "two appliances on one store", or "journal damaged" when bytes that were durable are
-        wrong or gone.
+        wrong or gone. Raises KeyMissing when `keys` cannot read all of it.
         """
-        journal = cls(folder, lock(folder), segment_bytes)
+        journal = cls(folder, lock(folder), segment_bytes, keys)
         try:
             journal._recover()
         except OSError as error:
             journal.close()
             raise StorageError(f"journal in {folder} cannot be opened", cause=str(error)) from error
-        except StorageError:
+        except BaseException:
             journal.close()
             raise
         return journal
 
     def _recover(self) -> None:
-        self._segments = segments(self.folder)
+        self._segments = segments(self.folder, self._keys)
         self._mark: DurableMark = DurableMark(self.folder, fresh=not self._segments)
         if not self._segments:
             self._add_segment(0)
             return
+        for segment in self._segments[:-1]:
+            FrameFile(segment).close()  # a key that is missing is told now, and not when the segment is needed
         durable, last = self._mark.read(), self._segments[-1]
-        end, why = reader.sound_end(last)
+        with FrameFile(last) as file:
+            found, why = reader.sound_end(file)
+            self._seal = file.seal
+        end = last.start + found
         if end < durable:
-            raise damaged(
-                last.path, end - last.start, why or f"the file ends here; {durable - end} bytes were durable after it"
-            )
+            raise damaged(last.path, found, why or f"the file ends here; {durable - end} bytes were durable after it")
+        self._cut(last, end)
+        self._mark.write(end, force=True)
+        if end > last.start and not self._keys.is_as_wanted(self._seal):
+            self._add_segment(end)
+
+    def _cut(self, last: Segment, end: int) -> None:
+        """Takes what is torn off the last segment, and goes on behind it; what is left is on stable storage then."""
         self._file = os.open(last.path, os.O_WRONLY | os.O_CLOEXEC)
         self.cut_bytes = last.start + os.fstat(self._file).st_size - end
         os.ftruncate(self._file, end - last.start)
-        self._end = end
+        if end == last.start:
+            self._seal = self._keys.begin(last.path.name)
         os.fsync(self._file)
         os.fsync(self._folder_file)
-        self._durable = end
-        self._mark.write(end, force=True)
+        self._end = self._durable = end
 
     def _add_segment(self, start: int) -> None:
         path = segment_path(self.folder, start)
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        os.fsync(self._folder_file)
+        try:
+            os.fsync(self._folder_file)
+        except OSError:  # the next try makes it again
+            os.close(file)
+            path.unlink()
+            raise
         with self._lock:
             if self._file >= 0:
                 os.close(self._file)
-            self._file = file
-            self._segments.append(Segment(start, path))
+            self._file, self._seal = file, self._keys.begin(path.name)
+            self._segments.append(Segment(start, path, self._keys))
 
     @property
     def first(self) -> int:
@@ -125,22 +142,26 @@ class Journal:
             raise ValueError(f"{length} bytes are not one frame of {frames.HEADER_BYTES} + {header.length}")
         self._refuse_when_broken()
         try:
-            self._write(views, length)
+            written = self._write(views, length)
         except OSError as error:
             raise self._not_written(error) from error
         with self._lock:
-            self._end += length
+            self._end += written
             return self._end
 
-    def _write(self, views: list[memoryview], length: int) -> None:
-        start = self._segments[-1].start
-        if self._end > start and self._end + length - start > self._segment_bytes:
+    def _write(self, views: list[memoryview], length: int) -> int:
+        """Returns how many bytes the frame takes; the first of a segment brings the segment's head."""
+        offset = self._end - self._segments[-1].start
+        if offset and offset + length + self._seal.extra_bytes > self._segment_bytes:
             # The old segment is durable before the new one exists: only the last segment can ever be torn.
             self.sync()
             with self._sync_lock:
                 self._add_segment(self._end)
-            start = self._end
-        pwrite_all(self._file, views, self._end - start)
+            offset = 0
+        head = self._seal.head if offset == 0 else b""
+        parts = [head, *self._seal.pack(views, offset + len(head))]
+        pwrite_all(self._file, parts, offset)
+        return sum(map(len, parts))
 
     def _not_written(self, error: OSError) -> StorageError:
         """Takes the half-written frame away again; the journal is broken when even that fails."""

@@ -18,8 +18,8 @@ DISK_BYTES = 8 << 20
 NAME = "web1"
 
 
-def opened(folder: Path) -> Replica:
-    config = Config(store=str(folder), ca="/x", certificate="/x", key="/x")
+def opened(folder: Path, **config_words: Any) -> Replica:
+    config = Config(store=str(folder), ca="/x", certificate="/x", key="/x", **config_words)
     return Replica(folder / NAME, config)
 
 

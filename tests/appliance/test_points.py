@@ -52,11 +52,15 @@ class Told(Master):
 
 
 @pytest.fixture
-def replica(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Replica]:
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many intervals and checkpoints in little time."""
     monkeypatch.setattr(history, "INTERVAL_BYTES", 300_000)
     monkeypatch.setattr(apply, "CHECKPOINT_BYTES", 100_000)
     monkeypatch.setattr(apply, "BATCH_BYTES", 50_000)
+
+
+@pytest.fixture
+def replica(tmp_path: Path, quick: None) -> Iterator[Replica]:
     replica = opened(tmp_path)
     yield replica
     replica.close()

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 from one_replica import DISK_BYTES, opened
-from test_points import replica, shown, synced
+from test_points import quick, replica, shown, synced
 
 from rha.appliance import pointview, rewinding
 from rha.errors import StateError
 
-__all__ = ["replica"]
+__all__ = ["quick", "replica"]
 
 
 def test_there_and_back_again(replica) -> None:

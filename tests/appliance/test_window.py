@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from one_replica import DISK_BYTES, Master, opened, wait_for
 from stream import WRITE, record
-from test_points import replica, shown, synced
+from test_points import quick, replica, shown, synced
 
 from rha.appliance import undo
 from rha.appliance.history import Limits, Usage, cut
 from rha.appliance.spans import Change, spans
 from rha.wire.frames import FrameType
 
-__all__ = ["replica"]
+__all__ = ["quick", "replica"]
 GIB = 1 << 30
 LIMITS = Limits(3600, 10 * GIB, GIB)
 
