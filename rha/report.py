@@ -93,6 +93,18 @@ class VmReport(msgspec.Struct, kw_only=True):
     rto_seconds: float | None = None
 
 
+class LeaseReport(msgspec.Struct, kw_only=True):
+    """The master's lease. `owner`: as etcd last said; empty: nobody, or not known. `serving`: what the sentry says of
+    what the lease lets this master serve by: serving, starting, ended, failed."""
+
+    owner: str
+    is_held: bool
+    seconds_left: float
+    why: str
+    serving: str
+    serving_why: str = ""
+
+
 class Report(msgspec.Struct, kw_only=True):
     """One scenario as one side sees it. `role`: engine or appliance.
 
@@ -122,4 +134,5 @@ class Report(msgspec.Struct, kw_only=True):
     spool: SpoolReport | None = None
     vm: VmReport | None = None
     window: Window | None = None
+    lease: LeaseReport | None = None
     alarms: list[str] = []

@@ -109,13 +109,40 @@ class Sync(_Table, kw_only=True, frozen=True):
 
 
 class Check(_Table, kw_only=True, frozen=True):
-    """One question put to the master (or to the substitute): does this service answer?"""
+    """One question put to the master (or to the substitute): does this service answer? rha/watch has one file a kind.
 
-    kind: Literal["ping", "tcp"]
-    address: str  # ping: host; tcp: host:port
+    `unit` is asked of systemd by the master's own engine, which tells it with each heartbeat; all others are asked by
+    whoever watches.
+    """
+
+    kind: Literal["ping", "tcp", "http", "sql", "script", "unit"]
+    address: str  # ping: host; tcp: host:port; http, sql: URL; script: file name; unit: name.service
     timeout: Duration = Duration(2)
     attempts: int = 3
-    interval: Duration = Duration(1)
+    needed: int = 1  # of the attempts must be answered
+    interval: Duration = Duration(1)  # between two attempts
+    status: list[int] = []  # http: any of these is an answer; empty: 200
+    contains: str = ""  # http: a text of the answer's body
+    ca: str = ""  # https: who may have issued its certificate; empty: as the system trusts
+    query: str = "SELECT 1"  # sql
+    expect: str = ""  # sql: first value of the first row, as text; empty: any
+    user: str = "nobody"  # script: who runs it
+
+
+class Watch(_Table, kw_only=True, frozen=True):
+    """How often is looked, and how much must be seen before the appliance acts by itself."""
+
+    every: Duration = Duration(10)  # between two rounds of the checks while the master is heard
+    rounds: int = 1  # that must all say the same, one after the other, before it fails over
+    calm: Duration = Duration(600)  # after a failover has ended: until then a person decides
+
+
+class Observer(_Table, kw_only=True, frozen=True):
+    """Another host that says what it sees of the master (`rha observe`). It has one vote, as the appliance has."""
+
+    name: Name
+    address: str  # host:port
+    timeout: Duration = Duration(3)  # beyond what the checks themselves may take
 
 
 class Forward(_Table, kw_only=True, frozen=True):
@@ -196,6 +223,48 @@ class RunScript(_Table, kw_only=True, frozen=True, tag_field="type", tag="script
     limit: Duration = Duration(60)
 
 
+class FenceScript(_Table, kw_only=True, frozen=True, tag_field="kind", tag="script"):
+    """A program of the appliance's administrator that cuts the master off. Exit code 0: it is off, certainly."""
+
+    run: str  # its name in the scripts' folder
+    user: str = "root"
+    limit: Duration = Duration(30)  # of each act, as in every fence
+
+
+class FenceLibvirt(_Table, kw_only=True, frozen=True, tag_field="kind", tag="libvirt"):
+    """The master is a virtual machine: its hypervisor is told to destroy it."""
+
+    uri: str  # qemu+ssh://root@host/system
+    domain: str
+    limit: Duration = Duration(30)
+
+
+class FenceIpmi(_Table, kw_only=True, frozen=True, tag_field="kind", tag="ipmi"):
+    """The master's management controller is told to switch its power off."""
+
+    address: str  # host or host:port
+    user: str
+    password: str  # a file on the appliance that holds it, unreadable for others
+    interface: Literal["lanplus", "lan"] = "lanplus"
+    limit: Duration = Duration(60)
+
+
+class Lease(_Table, kw_only=True, frozen=True):
+    """Who holds it in etcd may serve. The master's engine stops what is named here before another can take it."""
+
+    endpoints: list[str]  # of one etcd cluster: https://host:2379
+    addresses: list[str] = []  # each with its prefix length: 192.0.2.10/24
+    interface: str = ""  # of the master; valid iff there are addresses
+    units: list[str] = []  # of systemd, started in this order, stopped in the other
+    ttl: Duration = Duration(15)  # without a word from the engine for so long, the lease ends
+    stop_limit: Duration = Duration(4)  # a unit that has not stopped by then is killed
+    last_resort: Literal["alarm", "reboot"] = "alarm"  # when something serves still after that
+    ca: str = ""  # of the master; the appliance has its own in its configuration
+    certificate: str = ""
+    key: str = ""
+
+
+Fence = FenceScript | FenceLibvirt | FenceIpmi
 Redirect = MoveIp | TakeName | RewriteDns | TakeAlias | RunScript
 Kind = Literal["file-server", "sql", "mail", "web", "oracle", "vm-manager", "hypervisor", "full-system"]
 
@@ -213,6 +282,10 @@ class Scenario(_Table, kw_only=True, frozen=True):
     spool: Spool | None = None
     sync: Sync = Sync()
     check: list[Check] = []
+    watch: Watch = Watch()
+    observer: list[Observer] = []
+    fence: list[Fence] = []  # one is enough, in this order
+    lease: Lease | None = None
     vm: Vm = Vm()
     redirect: list[Redirect] = []
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rha import scenario_redirect, schedule, schema
+from rha import scenario_redirect, scenario_watch, schedule, schema
 from rha.errors import ConfigError
 from rha.scenario import Scenario
 from rha.schema import Clean, Mistake
@@ -41,11 +41,7 @@ def rules(clean: Clean) -> Iterator[Mistake]:
     yield from _link(clean.get("link", {}))
     yield from _spool(clean.get("spool") or {})
     yield from _limit(clean.get("sync", {}), "sync.read_limit", "read_limit")
-    for index, check in enumerate(clean.get("check", [])):
-        yield from _check(check, f"check[{index}]")
-    if clean.get("mode") == "ha" and clean.get("check") == []:
-        text = '"ha" needs at least one [[check]]: silence on the link alone does not prove that the master is dead'
-        yield Mistake("mode", text)
+    yield from scenario_watch.rules(clean)
     yield from _vm(clean.get("vm", {}))
     yield from scenario_redirect.rules(clean)
 
@@ -122,22 +118,11 @@ def _spool(table: Clean) -> Iterator[Mistake]:
         yield Mistake("spool.size", f"{show_bytes(table['size'])} is under {show_bytes(MIN_SPOOL_BYTES)}")
 
 
-def _check(table: Clean, path: str) -> Iterator[Mistake]:
-    yield from positive(table, path, "timeout", "interval", "attempts")
-    text = table.get("address")
-    if table.get("kind") == "tcp":
-        yield from address(table, path)
-    elif table.get("kind") == "ping" and text is not None:
-        why = why_no_host(text)
-        if why:
-            yield Mistake(f"{path}.address", f"{why}; a ping goes to a host, without a port")
-
-
 def _vm(table: Clean) -> Iterator[Mistake]:
     yield from positive(table, "vm", "memory", "cpus", "ready_timeout")
     yield from _network(table.get("network", {}), "vm.network")
     if table.get("ready"):
-        yield from _check(table["ready"], "vm.ready")
+        yield from scenario_watch.check(table["ready"], "vm.ready")
 
 
 def _network(table: Clean, path: str) -> Iterator[Mistake]:

@@ -36,8 +36,8 @@ REFUSED: dict[str, dict[str, str]] = {  # kind of scenario: {type of redirection
 _INTERFACE = re.compile(r"[^\s/:]{1,15}")  # IFNAMSIZ is 16, with its zero; dev_valid_name() of the kernel
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _NETBIOS = re.compile(r"[A-Za-z0-9!@#$%^&()\-'{}~_]{1,15}")  # 16 bytes, the last is the service (RFC 1001, 14.1)
-_UNIT = re.compile(r"[A-Za-z0-9:_.@-]{1,255}")
-_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+UNIT = re.compile(r"[A-Za-z0-9:_.@-]{1,255}")
+FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 SUFFIX = "-RHA"
 DNS_PORT = 53
 
@@ -87,6 +87,13 @@ def why_no_interface_address(text: str) -> str | None:
     return None
 
 
+def why_no_interface(text: str) -> str | None:
+    """What makes a text no name of a network card, or None."""
+    if _INTERFACE.fullmatch(text) and text not in (".", ".."):
+        return None
+    return f"{text!r} is no name of a network card"
+
+
 def is_address(text: str) -> bool:
     """An IP address, not a name?"""
     try:
@@ -99,8 +106,9 @@ def is_address(text: str) -> bool:
 def _ip(table: Clean, path: str) -> Iterator[Mistake]:
     yield from _each(table, path, "addresses", why_no_interface_address)
     name = table.get("interface")
-    if name is not None and (not _INTERFACE.fullmatch(name) or name in (".", "..")):
-        yield Mistake(f"{path}.interface", f"{name!r} is no name of a network card")
+    why = why_no_interface(name) if name is not None else None
+    if why:
+        yield Mistake(f"{path}.interface", why)
 
 
 def _hostname(table: Clean, path: str) -> Iterator[Mistake]:
@@ -109,7 +117,7 @@ def _hostname(table: Clean, path: str) -> Iterator[Mistake]:
         yield Mistake(f"{path}.name", f"{name!r} is no computer name; letters, digits and inner hyphens, no dot")
     elif name is not None and len(name + SUFFIX) > 63:
         yield Mistake(f"{path}.name", f"{name!r} leaves no room for {SUFFIX} within 63 characters")
-    yield from _each(table, path, "restart", _unless(_UNIT, "is no name of a systemd unit"), may_be_empty=True)
+    yield from _each(table, path, "restart", _unless(UNIT, "is no name of a systemd unit"), may_be_empty=True)
 
 
 def _dns(table: Clean, path: str) -> Iterator[Mistake]:
@@ -145,7 +153,7 @@ def _alias(table: Clean, path: str) -> Iterator[Mistake]:
 
 def _script(table: Clean, path: str) -> Iterator[Mistake]:
     name = table.get("run")
-    if name is not None and not _FILE_NAME.fullmatch(name):
+    if name is not None and not FILE_NAME.fullmatch(name):
         text = f"{name!r} is no file name; scripts are run from one folder, without a path and without arguments"
         yield Mistake(f"{path}.run", text)
     if table.get("user") == "":

@@ -98,6 +98,14 @@ def add(name: str, address: IpInterface) -> None:
     _change("add", name, address, words, well=errno.EEXIST)
 
 
+def set_for(name: str, address: IpInterface, seconds: int) -> None:
+    """Sets an address for so long, or anew for so long; then the kernel itself removes it. Raises NetworkError."""
+    words: dict[str, Any] = {"valid_lft": seconds, "preferred_lft": seconds}
+    if address.version == 6:
+        words["flags"] = _IFA_F_NODAD
+    _change("replace", name, address, words, well=errno.EEXIST)
+
+
 def remove(name: str, address: IpInterface) -> None:
     """Removes an address; one that is gone is well. Raises NetworkError."""
     _change("del", name, address, {}, well=errno.EADDRNOTAVAIL)
@@ -111,7 +119,7 @@ def _change(verb: str, name: str, address: IpInterface, words: dict[str, Any], *
         except NetlinkError as error:
             if error.code == well:
                 return
-            what = f"address {address} cannot be {'set on' if verb == 'add' else 'removed from'} {name}"
+            what = f"address {address} cannot be {'removed from' if verb == 'del' else 'set on'} {name}"
             hint = "run as root" if error.code == errno.EPERM else f"ip address show {name}"
             raise NetworkError(what, cause=str(error), hint=hint) from error
 

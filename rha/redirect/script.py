@@ -8,27 +8,15 @@ whole group and run once more with `RHA_ACT=revert`.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import pwd
-import signal
-import stat
-import subprocess
 import time
-from typing import IO
 
 import msgspec
 
-from rha.errors import ConfigError, HostError, RhaError, StateError
+from rha.errors import RhaError, StateError
+from rha.program import Program
 from rha.redirect.base import Act, Deadline, Memory, Place, Redirection, Sentences
 from rha.scenario import RunScript
 from rha.units import show_seconds
-
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-MAX_OUTPUT_BYTES = 1 << 20
-POLL_SECONDS, GRACE_SECONDS = 0.02, 1.0
-_TAIL_BYTES = 300
-_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 class Before(msgspec.Struct):
@@ -47,21 +35,22 @@ class Script(Redirection):
         self.limit = table.limit
         self.path = place.scripts / table.run
         self.log = memory.path.with_suffix(".log")  # of the last run; the act before the suffix
+        self._program = Program(place.scripts, table.run, table.user, self.log)
 
     def describe(self, act: Act) -> str:
         return f"run {self.path} as {self.table.user}, RHA_ACT={act}"
 
     def check(self, deadline: Deadline) -> Sentences:
         """Raises ConfigError, HostError when it cannot be run; StateError when its dry run says no."""
-        self._must_be_safe()
-        user = self._user()
+        self._program.must_be_safe()
+        user = self._program.user()
         if not self.table.dry_run:
             return [f"{self.path} can be run as {user.pw_name}"]
         return self._run(Act.APPLY, deadline, is_dry=True)
 
     def apply(self, deadline: Deadline) -> Sentences:
         """Raises StateError when it vetoes, fails, or is killed."""
-        self._must_be_safe()
+        self._program.must_be_safe()
         self._memory.save(Before(time.time()))
         try:
             said = self._run(Act.APPLY, deadline)
@@ -75,7 +64,7 @@ class Script(Redirection):
     def revert(self, deadline: Deadline) -> Sentences:
         if self._memory.load(Before) is None:
             return [f"{self.table.run}: was not run"]
-        self._must_be_safe()
+        self._program.must_be_safe()
         said = self._run(Act.REVERT, deadline)
         self._memory.clear()
         return said
@@ -91,76 +80,21 @@ class Script(Redirection):
         self._memory.clear()
         return StateError(error.what, cause=f"{error.cause}; then run with RHA_ACT=revert", hint=error.hint)
 
-    def _must_be_safe(self) -> None:
-        """Only the administrator may have written what we run, often as root."""
-        for path in (self.place.scripts, self.path):
-            try:
-                found = path.lstat()
-            except OSError as error:
-                hint = f"put it there, owned by root: install -m 755 {self.table.run} {self.place.scripts}/"
-                raise ConfigError(f"script {path} cannot be run", cause=error.strerror or "", hint=hint) from error
-            if found.st_uid not in (0, os.geteuid()) or found.st_mode & _OTHERS_WRITE:
-                cause = f"owner {found.st_uid}, mode {stat.S_IMODE(found.st_mode):04o}: others could replace it"
-                raise ConfigError(f"script {path} is not run", cause=cause, hint=f"chown root {path}; chmod 755 {path}")
-        if not stat.S_ISREG(found.st_mode) or not found.st_mode & stat.S_IXUSR:
-            raise ConfigError(
-                f"script {self.path} cannot be run", cause="no executable file", hint=f"ls -l {self.path}"
-            )
-
-    def _user(self) -> pwd.struct_passwd:
-        try:
-            user = pwd.getpwnam(self.table.user)
-        except KeyError as error:
-            what = f"script {self.table.run}: this host has no user {self.table.user}"
-            raise HostError(what, hint=f"adduser --system {self.table.user}") from error
-        if os.geteuid() not in (0, user.pw_uid):
-            raise HostError(f"script {self.table.run} cannot be run as {user.pw_name}", cause="not root", hint="sudo")
-        return user
-
     def _run(self, act: Act, deadline: Deadline, *, is_dry: bool = False) -> Sentences:
-        begun = time.monotonic()
         self.log = self._memory.path.with_suffix(f".{'dry-run' if is_dry else act}.log")
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        with open(os.open(self.log, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), "r+b") as output:
-            code, why = self._supervise(self._start(act, output, is_dry=is_dry), deadline)
-        name, seconds = self.table.run, show_seconds(time.monotonic() - begun)
-        hint = f"its output: {self.log}"
-        if why:
-            raise _Killed(f"script {name} {why}; it was killed", cause=self._last_words(), hint=hint)
-        if code:
+        self._program.log = self.log
+        ended = self._program.run(self._words(act, is_dry=is_dry), deadline.pause, deadline.seconds)
+        name, hint = self.table.run, f"its output: {self.log}"
+        if ended.killed:
+            raise _Killed(f"script {name} {ended.killed}; it was killed", cause=ended.said, hint=hint)
+        if ended.code:
             verb = "vetoes" if self.table.at == "before" and act is Act.APPLY else "failed"
-            ended = f"exit code {code}" if code > 0 else f"signal {-code}"
-            raise StateError(f"script {name} {verb} ({ended})", cause=self._last_words(), hint=hint)
-        return [f"{name}{' (dry run)' if is_dry else ''}: {act}, done in {seconds}; its output: {self.log}"]
+            raise StateError(f"script {name} {verb} ({ended.how})", cause=ended.said, hint=hint)
+        dry = " (dry run)" if is_dry else ""
+        return [f"{name}{dry}: {act}, done in {show_seconds(ended.seconds)}; its output: {self.log}"]
 
-    def _start(self, act: Act, output: IO[bytes], *, is_dry: bool) -> subprocess.Popen[bytes]:
-        user = self._user()
-        is_root = os.geteuid() == 0
-        try:
-            return subprocess.Popen(
-                [self.path],
-                cwd="/",
-                env=self._environment(act, user, is_dry=is_dry),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                umask=0o022,
-                user=user.pw_uid if is_root else None,
-                group=user.pw_gid if is_root else None,
-                extra_groups=os.getgrouplist(user.pw_name, user.pw_gid) if is_root else None,
-            )
-        except OSError as error:
-            hint = "its first line names an interpreter that is there? May the user read the folder?"
-            raise HostError(f"script {self.path} does not start", cause=str(error), hint=hint) from error
-
-    def _environment(self, act: Act, user: pwd.struct_passwd, *, is_dry: bool) -> dict[str, str]:
+    def _words(self, act: Act, *, is_dry: bool) -> dict[str, str]:
         return {
-            "PATH": PATH,
-            "LANG": "C.UTF-8",
-            "HOME": user.pw_dir,
-            "USER": user.pw_name,
-            "LOGNAME": user.pw_name,
             "RHA_SCENARIO": self.place.scenario,
             "RHA_SIDE": self.place.side,
             "RHA_ACT": str(act),
@@ -169,46 +103,6 @@ class Script(Redirection):
             "RHA_LIMIT": f"{self.limit:g}",
         }
 
-    def _supervise(self, process: subprocess.Popen[bytes], deadline: Deadline) -> tuple[int, str]:
-        """Exit code, and why it was killed; empty: it ended by itself."""
-        why = ""
-        try:
-            while not _has_ended(process):
-                if self.log.stat().st_size > MAX_OUTPUT_BYTES:
-                    why = f"wrote more than {MAX_OUTPUT_BYTES} bytes"
-                    break
-                deadline.pause(POLL_SECONDS)
-        except StateError:
-            why = f"ran longer than {show_seconds(deadline.seconds)}"
-        finally:  # also when we are interrupted: nothing of it outlives us
-            if not _has_ended(process):
-                _kill_group(process)
-            code = process.wait()
-        return code, why
-
-    def _last_words(self) -> str:
-        with self.log.open("rb") as file:
-            file.seek(max(0, self.log.stat().st_size - _TAIL_BYTES))
-            text = file.read().decode("utf-8", errors="replace")
-        words = " | ".join(line.strip() for line in text.splitlines() if line.strip())
-        return f"it said: {words}" if words else "it said nothing"
-
 
 class _Killed(StateError):
     pass
-
-
-def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    """Without reaping it: while it is a zombie its number, the group's too, belongs to nobody else."""
-    if process.returncode is not None:
-        return True
-    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-
-
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    os.killpg(process.pid, signal.SIGTERM)
-    until = time.monotonic() + GRACE_SECONDS
-    while not _has_ended(process) and time.monotonic() < until:
-        time.sleep(POLL_SECONDS)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
