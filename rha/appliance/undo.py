@@ -73,8 +73,8 @@ def path_of(folder: Path, start: int) -> Path:
 
 
 def files(folder: Path) -> list[Path]:
-    """The folder's undo files, oldest first."""
-    return [folder / name for name in sorted(os.listdir(folder)) if _NAME.fullmatch(name)]
+    """The folder's undo files, oldest first; none when there is no folder."""
+    return sorted(path for path in folder.glob("*.undo") if _NAME.fullmatch(path.name))
 
 
 def opened(path: Path, keys: Keyring) -> FrameFile:
@@ -221,12 +221,16 @@ class UndoFile:
 def _write_new(path: Path, head: Head, keys: Keyring) -> None:
     """An undo file with its first frame, under its name only when it is durable. Raises OSError."""
     draft, seal = path.with_suffix(".new"), keys.begin(path.name)
-    with draft.open("wb") as file:
-        file.write(seal.head)
-        file.writelines(seal.pack([frames.control(FrameType.INTERVAL, head)], len(seal.head)))
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    try:
+        with draft.open("wb") as file:
+            file.write(seal.head)
+            file.writelines(seal.pack([frames.control(FrameType.INTERVAL, head)], len(seal.head)))
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
     _sync_folder(path.parent)
 
 
