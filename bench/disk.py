@@ -1,21 +1,26 @@
-"""What rha costs the writers of a disk in memory: fio without, captured only, captured and shipped, in turn, in one
-run."""
+"""What rha costs the writers of a disk: fio without, captured only, captured and shipped, in turn, in one run.
+Once on a disk in memory, where nothing hides the price, and once on a file of this machine's own disk, past the page
+cache."""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
 from bench import figures as f
-from bench.lab import loop_device
+from bench.lab import MEMORY, loop_device
 from bench.ways import CAPTURED, NAMES, SHIPPED, WITHOUT, Ways, acknowledging_lab, first_sync
+from proof.lab import Lab
 
 ROUNDS = 7
 SECONDS = 1.5
 DISK_BYTES = 512 << 20
 RING = "1GiB"
+PLACES = {"in memory": MEMORY, "on disk": Path("/var/tmp")}
 JOBS = {
     "randwrite 4 KiB, queue 1": ["--rw=randwrite", "--bs=4k", "--iodepth=1"],
     "randwrite 4 KiB, queue 32": ["--rw=randwrite", "--bs=4k", "--iodepth=32"],
@@ -35,12 +40,17 @@ class Run(NamedTuple):
 
 
 def measure() -> list[Row]:
-    """One row per job: medians without rha, and the ratios of both ways pair by pair."""
-    with loop_device(DISK_BYTES) as device, acknowledging_lab() as lab:
-        engine = lab.engine([device], ring=RING)
+    """One row per disk and job: medians without rha, and the ratios of both ways pair by pair."""
+    with acknowledging_lab() as lab:
+        return [row for kind, folder in PLACES.items() for row in _rows(kind, folder, lab)]
+
+
+def _rows(kind: str, folder: Path, lab: Lab) -> list[Row]:
+    with loop_device(DISK_BYTES, folder) as device:
+        engine = lab.engine([device], name=f"bench-{os.getpid()}-{kind.split()[-1]}", ring=RING)
         first_sync(engine)
         ways = Ways(device, engine)
-        return [_row(name, words, device, ways) for name, words in JOBS.items()]
+        return [_row(f"{kind}, {name}", words, device, ways) for name, words in JOBS.items()]
 
 
 def _row(name: str, words: list[str], device: str, ways: Ways) -> Row:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -20,13 +21,16 @@ _STATISTICS = Path("/proc/sys/kernel/bpf_stats_enabled")
 
 
 @contextlib.contextmanager
-def loop_device(size: int) -> Iterator[str]:
-    """A loop device over a file in memory, all `size` bytes present: the first write of a page is no slower than
-    the second."""
-    with _file(size) as file:
-        with open(file, "r+b") as backing:
-            os.posix_fallocate(backing.fileno(), 0, size)
-        with _looped(file) as device:
+def loop_device(size: int, folder: Path = MEMORY) -> Iterator[str]:
+    """A loop device over a file, all `size` bytes present: the first write of a page is no slower than the second. In
+    memory, or in a folder of a disk: then past the page cache, at the disk's own speed."""
+    with _file(size, folder) as file:
+        if folder == MEMORY:
+            with open(file, "r+b") as backing:
+                os.posix_fallocate(backing.fileno(), 0, size)
+        else:
+            fill(str(file), size)
+        with _looped(file, direct=folder != MEMORY) as device:
             yield device
 
 
@@ -47,8 +51,8 @@ def sparse_device(size: int) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _file(size: int) -> Iterator[Path]:
-    handle, name = tempfile.mkstemp(prefix="rha-bench-", dir=MEMORY)
+def _file(size: int, folder: Path = MEMORY) -> Iterator[Path]:
+    handle, name = tempfile.mkstemp(prefix="rha-bench-", dir=folder)
     try:
         os.truncate(handle, size)
         os.close(handle)
@@ -58,8 +62,8 @@ def _file(size: int) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _looped(file: Path) -> Iterator[str]:
-    device = _output("losetup", "--find", "--show", "--direct-io=off", str(file))
+def _looped(file: Path, *, direct: bool = False) -> Iterator[str]:
+    device = _output("losetup", "--find", "--show", f"--direct-io={'on' if direct else 'off'}", str(file))
     try:
         yield device
     finally:
@@ -96,13 +100,33 @@ def capture(device: str, ring_bytes: int) -> Iterator[Capture]:
         pins.remove(name)
 
 
-def figures(running: Capture, program: str = "on_queue") -> bpf.ProgramFigures:
-    """The kernel's counters of one program of the probe."""
-    fd = bpf.get(pins.folder(running.scenario) / program)
-    try:
-        return bpf.figures(fd)
-    finally:
+def figures(running: Capture) -> tuple[int, int]:
+    """The kernel's counters: nanoseconds in all programs of the probe, and calls of the one that sees each write."""
+    spent = calls = 0
+    for program in pins.PROGRAMS:
+        fd = bpf.get(pins.folder(running.scenario) / program)
+        found = bpf.figures(fd)
         os.close(fd)
+        spent += found.run_time_ns
+        calls += found.run_count if program == "on_queue" else 0
+    return spent, calls
+
+
+@contextlib.contextmanager
+def awake() -> Iterator[None]:
+    """No processor sleeps: each has a process that runs when nothing else wants to."""
+    words = [
+        sys.executable,
+        "-c",
+        "import os; os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))\nwhile 1: pass",
+    ]
+    spinners = [subprocess.Popen(words) for _ in range(os.cpu_count() or 1)]
+    try:
+        yield
+    finally:
+        for spinner in spinners:
+            spinner.kill()
+            spinner.wait()
 
 
 @contextlib.contextmanager

@@ -1,6 +1,9 @@
 """Price of the probe: what the kernel counts per write, beside a plain memcpy of the same size, with the same kind of
 source, in the same run.
 
+At queue 1 the processors sleep between two writes, and what they wake up with is cold: the same writes are measured
+once more with processors that are kept awake.
+
 The ring is always walked through, so the destination never lies in the CPU's cache, for either of them.
 """
 
@@ -13,7 +16,7 @@ import time
 from statistics import median
 
 from bench import figures as f
-from bench.lab import bpf_statistics, capture, drained, figures, loop_device
+from bench.lab import awake, bpf_statistics, capture, drained, figures, loop_device
 from bench.writer import Writer, address, source
 from rha.capture.capture import Capture
 
@@ -43,6 +46,10 @@ def measure() -> list[Row]:
                 for size, depth, kind in itertools.product(SIZES, DEPTHS, SOURCES):
                     name = f"{size >> 10} KiB, queue {depth}, {kind} source"
                     rows.append(_row(name, watched, running, size, depth, walked, kind=kind))
+                with awake():
+                    for kind in SOURCES:
+                        name = f"4 KiB, queue 1, {kind} source, no processor asleep"
+                        rows.append(_row(name, watched, running, 4 << 10, 1, walked, kind=kind))
             assert not running.losses(0), f"the ring overflowed: {running.losses(0)}"
     return rows
 
@@ -70,14 +77,14 @@ def _row(
 def _probe_ns(device: str, running: Capture, size: int, depth: int, data: mmap.mmap) -> float:
     """Mean over the writes of `SECONDS`; one that became two bios counts as one."""
     writer = Writer(device, DISK_BYTES, size, depth, data)
-    before, end, written = figures(running), time.monotonic() + SECONDS, 0
+    (spent, calls), end, written = figures(running), time.monotonic() + SECONDS, 0
     while time.monotonic() < end:
         writer.batch()
         written += depth
-    after = figures(running)
+    spent_after, calls_after = figures(running)
     writer.close()
-    assert after.run_count - before.run_count >= written, "a write passed the probe by"
-    return (after.run_time_ns - before.run_time_ns) / written
+    assert calls_after - calls >= written, "a write passed the probe by"
+    return (spent_after - spent) / written
 
 
 _target: list[mmap.mmap] = []

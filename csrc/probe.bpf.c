@@ -224,11 +224,17 @@ static inline int is_spared(struct rha_state *s, u64 dev, u64 sector, u64 end) {
   return r->begin <= sector && end <= r->end;
 }
 
-/* raw tracepoint block_bio_queue(struct bio *): fires once for each bio on the device that it was submitted to, before it is
- * split; its sector counts from the start of the whole disk already (submit_bio_noacct, blk_partition_remap). */
-int on_queue(struct bpf_raw_tracepoint_args *ctx) {
-  struct rha_state *s = shared_state();
-  if (!s) return 0; /* cannot be, and nowhere to count it: an array always has its element 0 */
+/* With REQ_NOWAIT the block layer refuses a bio (BLK_STS_AGAIN) rather than wait for a request or split it, and the writer tries
+ * again. io_uring and RWF_NOWAIT do so; above max_sectors_kb each first try is refused. What was refused has never been on
+ * the disk and must not be in the stream. So such a write is captured when the block layer accepts it: that is before it can
+ * complete, and what is submitted after it has completed still comes behind it. */
+static inline u32 may_be_refused(u32 opf, u32 bytes) {
+  return bytes && (opf & 0xff) == REQ_OP_WRITE && opf & (1u << REQ_NOWAIT);
+}
+
+/* Captures the bio of the event, which was submitted or (`is_accepted`) accepted. A bio-based disk accepts nothing by an event of
+ * its own: there a write is captured at submission in any case, and a refusal counts as an error of the device. */
+static inline int take(struct bpf_raw_tracepoint_args *ctx, struct rha_state *s, u32 is_accepted) {
   struct bio_head bio = {};
   if (READ(&bio, sizeof(bio), ctx->args[0])) return blind(s);
   u32 opf = BIO_U32(bio, OFF_bio_bi_opf);
@@ -239,8 +245,9 @@ int on_queue(struct bpf_raw_tracepoint_args *ctx) {
   u64 sector = BIO_U64(bio, OFF_bio_bi_iter + OFF_bvec_iter_bi_sector), end = sector + (bytes >> RHA_SECTOR_SHIFT);
   u32 disk = watched(s, dev, sector, end);
   if (disk >= RHA_MAX_DISKS) return 0;
+  if (!is_accepted && may_be_refused(opf, bytes) && !s->disk[disk].bio_based) return 0; /* on_accept's */
   struct cursor *c = shared_cursor();
-  if (!c || c->busy) return blind(s); /* on_queue in an interrupt of on_remap, or the other way round */
+  if (!c || c->busy) return blind(s); /* one program in an interrupt of another */
   c->busy = 1;
   c->dev = dev;
   c->sector = sector;
@@ -275,6 +282,25 @@ int on_queue(struct bpf_raw_tracepoint_args *ctx) {
    * the million that the verifier takes. */
   continuation.call(ctx, MORE);
   return give_up(ctx, s, c);
+}
+
+/* raw tracepoint block_bio_queue(struct bio *): fires once for each bio on the device that it was submitted to, before it is
+ * split; its sector counts from the start of the whole disk already (submit_bio_noacct, blk_partition_remap). */
+int on_queue(struct bpf_raw_tracepoint_args *ctx) {
+  struct rha_state *s = shared_state();
+  if (!s) return 0; /* cannot be, and nowhere to count it: an array always has its element 0 */
+  return take(ctx, s, 0);
+}
+
+/* raw tracepoints block_getrq, block_bio_backmerge, block_bio_frontmerge (struct bio *): the bio has got a request, or a place in
+ * one. Fires for every request of the machine, so it looks at the flags only. */
+int on_accept(struct bpf_raw_tracepoint_args *ctx) {
+  u32 opf = 0;
+  long bad = READ(&opf, 4, ctx->args[0] + OFF_bio_bi_opf);
+  if (!bad && !may_be_refused(opf, 1)) return 0;
+  struct rha_state *s = shared_state();
+  if (!s) return 0;
+  return bad ? blind(s) : take(ctx, s, 1);
 }
 
 /* raw tracepoint block_bio_remap(struct bio *, dev_t, sector_t): a driver passes a bio on to the device below. Mostly that is a

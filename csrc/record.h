@@ -11,7 +11,7 @@
 #ifndef RHA_RECORD_H
 #define RHA_RECORD_H
 
-#define RHA_LAYOUT 4 /* changes with any struct the probe shares with user space */
+#define RHA_LAYOUT 5 /* changes with any struct the probe shares with user space */
 
 #define RHA_SECTOR 512
 #define RHA_MAX_DISKS 16

@@ -166,6 +166,18 @@ class Appliance:
             connection.stop()
             self._wait_released(name, connection)
 
+    def order(self, scenario: str, verb: str, limit: float | None = 60.0, **arguments: Any) -> Any:
+        """Has the connected engine of a scenario do something (rha.wire.orders): the value of its handler.
+
+        Raises StateError when the master is not connected or takes no such order, NetworkError when the link ends
+        before the answer, and the engine's refusal.
+        """
+        with self._lock:
+            connection = self._connections.get(scenario)
+        if connection is None:
+            raise StateError(f"the master of {scenario} is not connected", hint="rha status")
+        return connection.ask(verb, limit, **arguments)
+
     # Questions ------------------------------------------------------------------------------------------------
 
     def status(self) -> list[Report]:

@@ -15,15 +15,17 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from rha.appliance.replica import Replica
-from rha.errors import NetworkError, RhaError
+from rha.errors import NetworkError, RhaError, StateError
 from rha.sync.blocks import DIGEST_BYTES, UNITS, differing, digests
 from rha.wire import codec, frames, tls
 from rha.wire.credit import Grant
 from rha.wire.frames import HEADER_BYTES, BadFrame, FrameType, Header
 from rha.wire.link import Frame, Link
-from rha.wire.messages import Ack, Hello, Refuse, Welcome
+from rha.wire.messages import Ack, Answer, Hello, Refuse, Welcome
+from rha.wire.orders import Asker
 from rha.wire.stream import FrameReader
 
 GROUP_BYTES = 16 << 20
@@ -44,6 +46,8 @@ class Connection:
         self._uncredited = 0  # bytes of control frames that wait for the journal
         self._stopped = False
         self._welcomed_lsn = 0
+        self._verbs: list[str] = []
+        self._asker: Asker | None = None
 
     def greet(self, replica_for: Callable[[Hello], Replica]) -> Replica:
         """HELLO and WELCOME. `replica_for(hello)` gives the scenario's replica, with this connection as its only one.
@@ -71,6 +75,7 @@ class Connection:
 
     def _welcome(self, replica: Replica, hello: Hello) -> Welcome:
         raw = frames.control(FrameType.HELLO, hello, lsn=hello.first_lsn)
+        self._verbs = hello.orders
         welcome = replica.welcome(hello, raw, socket.gethostname())
         welcome.credit, welcome.codecs = self._grant.limit, list(codec.NAMES)
         self._send(FrameType.WELCOME, welcome)
@@ -87,6 +92,12 @@ class Connection:
         """Ends `serve` soon."""
         self._stopped = True
 
+    def ask(self, verb: str, limit: float | None, **arguments: Any) -> Any:
+        """Orders something of the engine (rha.wire.orders.Asker.ask); from any thread, while `serve` runs."""
+        if self._asker is None:
+            raise StateError("the master is only greeting yet", hint="try again")
+        return self._asker.ask(verb, limit, **arguments)
+
     def serve(self, replica: Replica) -> None:
         """Takes the stream until the connection ends or `stop` is called.
 
@@ -95,18 +106,22 @@ class Connection:
         with _Wake() as wake:
             comparer = _Comparer(replica, wake)
             taker = _Taker(replica, comparer, wake, self._welcomed_lsn)
+            self._asker = asker = Asker(self._verbs, wake.set)
             comparer.start()
             taker.start()
             try:
                 self._link = Link(self._sock, wake.fd)
                 while not self._stopped:
                     self._step(self._link, replica, taker, comparer, wake)
+                    for order in asker.due():
+                        self._send(FrameType.ORDER, order)
             except NetworkError:
                 raise
             except RhaError as error:
                 self.refuse(error)
                 raise
             finally:
+                asker.close(f"the link to {self._peer} ended")
                 taker.stop()
                 comparer.stop()
 
@@ -122,6 +137,8 @@ class Connection:
             if header.type is FrameType.HEARTBEAT:
                 replica.take(header, payload)
                 answer = True
+            elif header.type is FrameType.ANSWER and self._asker:
+                self._asker.take(frames.decode_control(header, payload, Answer))
             else:
                 self._count(header)
                 taker.put((header, payload))

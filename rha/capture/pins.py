@@ -17,11 +17,14 @@ from rha.capture import bpf, shared
 ROOT = bpf.BPFFS / "rha"
 
 MAPS = ("ring", "state", "counters", "dirty", "pending", "continuation")
-PROGRAMS = ("on_queue", "on_remap", "on_complete", "on_error", "on_bio_complete")
-# In this order: whatever begins under the probe is also seen to end.
+PROGRAMS = ("on_queue", "on_accept", "on_remap", "on_complete", "on_error", "on_bio_complete")
+# In this order: whatever begins under the probe is also seen to end, and what it leaves to on_accept comes there.
 LINKS = {
     "link_error": ("on_error", "block_rq_error"),
     "link_bio_complete": ("on_bio_complete", "block_bio_complete"),
+    "link_accept": ("on_accept", "block_getrq"),
+    "link_backmerge": ("on_accept", "block_bio_backmerge"),
+    "link_frontmerge": ("on_accept", "block_bio_frontmerge"),
     "link_remap": ("on_remap", "block_bio_remap"),
     "link_queue": ("on_queue", "block_bio_queue"),
 }

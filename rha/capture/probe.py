@@ -36,7 +36,7 @@ STRUCTS = {
 }
 OPTIONAL = {"bio": ("bi_crypt_context",)}
 OPERATIONS = ("REQ_OP_WRITE", "REQ_OP_DISCARD", "REQ_OP_WRITE_ZEROES", "REQ_OP_SECURE_ERASE", "REQ_OP_ZONE_APPEND")
-FLAG_BITS = ("__REQ_FUA", "__REQ_PREFLUSH", "BIO_TRACE_COMPLETION")
+FLAG_BITS = ("__REQ_FUA", "__REQ_PREFLUSH", "__REQ_NOWAIT", "BIO_TRACE_COMPLETION")
 PARTS = ("marks.bpf.c", "flights.bpf.c", "probe.bpf.c")
 CONTINUATIONS = ("on_queue_more", "on_queue_mark", "on_queue")  # by index, as in probe.bpf.c
 FLIGHTS = 1 << 16  # writes of bio-based disks on their way at once: 80 bytes each

@@ -11,7 +11,7 @@ import numpy as np
 from rha._native import ffi
 
 MODE_OFF, MODE_BITMAP, MODE_DATA = 0, 1, 2
-LAYOUT = 4
+LAYOUT = 5
 MAX_DISKS = 16
 BLOCK_BYTES = 64 << 10  # one bit of a bitmap
 TRUSTED_SUSPECTED = 2  # rha_disk.trusted: pending blocks may differ; 1: they do

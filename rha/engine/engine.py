@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rha.engine import reporting, spooler
+from rha.engine import orders, reporting, spooler
 from rha.engine.attach import Attached
 from rha.engine.disks import Disks, Loss
 from rha.engine.history import History
@@ -99,6 +99,7 @@ class Engine:
                 on_loss=self._on_loss,
                 on_differs=self._on_differs,
                 on_tick=self._on_tick,
+                orders=orders.handlers(self),
             )
             welcome = session.greet()
             if not welcome.generation_known and self.backlog.first_lsn <= welcome.lsn_floor:
@@ -281,6 +282,11 @@ class Engine:
                 spool=self._spooler.report(),
                 alarms=[*self._alarms.values(), *filter(None, [failure, self._spooler.alarm()])],
             )
+
+    def position(self) -> tuple[float, int]:
+        """The master's clock, and the LSN below which every write is that was submitted before it."""
+        now = time.time()
+        return now, self.capture.lsn_base + self.backlog.producer
 
     def verify(self) -> dict[str, Any]:
         """Compares every disk with its image. Raises StateError when a resync runs or no appliance is connected."""

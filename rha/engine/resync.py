@@ -141,6 +141,10 @@ class Round(threading.Thread):
             progress.total_bytes = self._capture.dirty_bytes(disk)
 
     def _say_free(self, disk: int, blocks: list[Range]) -> None:
+        """Cleared at once and not when the window closes (`_has_arrived`): nothing is on its way to such a block, as a
+        file system frees one only when its writes have ended. A write to it that is lost from now on sets its bit in
+        the other plane, which is collected when the window closes."""
+
         def arrived() -> None:
             for first, count in blocks:
                 self._capture.clear_pending(disk, first, count)

@@ -10,7 +10,7 @@ import socket
 import ssl
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import rha
@@ -32,7 +32,8 @@ from rha.wire.codec import Packed
 from rha.wire.credit import Allowance
 from rha.wire.frames import HEADER_BYTES, FrameType, Header
 from rha.wire.link import Link
-from rha.wire.messages import PROTOCOL, Ack, DiskHello, Heartbeat, Hello, Refuse, Welcome
+from rha.wire.messages import PROTOCOL, Ack, DiskHello, Heartbeat, Hello, Order, Refuse, Welcome
+from rha.wire.orders import Handler, Performer
 from rha.wire.stream import FrameReader
 
 SILENCE = 4  # times `link.lost_after`: every heartbeat is answered at once, however slow the appliance's disk is
@@ -63,7 +64,7 @@ class Session:
 
     `look()` lists the losses of order that stand; `on_loss(loss)` is called, from the session thread, when one is
     announced to the appliance, `on_differs(disk, offset, flags)` for each answer to HASHES, `on_tick()` about every
-    100 ms.
+    100 ms. `orders`: what the appliance may have done here, by verb.
     """
 
     def __init__(
@@ -78,10 +79,12 @@ class Session:
         on_loss: Callable[[Loss], None],
         on_differs: Callable[[int, int, bytes], None],
         on_tick: Callable[[], None],
+        orders: Mapping[str, Handler],
     ) -> None:
         self._sock, self._scenario, self._capture = sock, scenario, capture
         self._report, self._on_differs, self._on_tick = report, on_differs, on_tick
         self._link: Link | None = None
+        self._performer = Performer(orders)
         self.outbox = Outbox()
         self.progress = Progress()
         self._backlog = backlog
@@ -114,6 +117,7 @@ class Session:
                 DiskHello(name=disk.name, bytes=device.bytes)
                 for disk, device in zip(self._scenario.disk, capture.devices, strict=True)
             ],
+            orders=self._performer.verbs,
         )
         self._seq += 1
         self._sock.sendall(frames.control(FrameType.HELLO, hello, seq=self._seq))
@@ -143,6 +147,8 @@ class Session:
                 wait = WAIT_SECONDS if link.out_bytes else self._send_next()
                 for header, payload in link.step(wait):
                     self._take_answer(header, payload)
+                for answer in self._performer.due():
+                    self._send_control(FrameType.ANSWER, answer)
                 self._keep_time(link)
         except (OSError, ssl.SSLError) as error:
             for header, payload in self._link.last_words() if self._link else ():
@@ -288,6 +294,8 @@ class Session:
             self._take_ack(frames.decode_control(header, payload, Ack))
         elif header.type is FrameType.DIFFERS:
             self._on_differs(header.disk, header.offset, bytes(payload[: header.raw_length]))
+        elif header.type is FrameType.ORDER:
+            self._performer.take(frames.decode_control(header, payload, Order))
         elif header.type is FrameType.REFUSE:
             raise _refused(frames.decode_control(header, payload, Refuse))
         else:

@@ -67,6 +67,8 @@ class FrameType(IntEnum):
     HASHES = 32  # engine: digests of blocks, to be compared with the image
     DIFFERS = 33  # appliance: which of these blocks differ
     FREE = 34  # engine: ranges that a sync leaves out, as their file system holds them for free
+    ORDER = 48  # appliance: do something, and answer (rha/wire/orders.py)
+    ANSWER = 49  # engine: what became of the order of the same id
     INTERVAL = 64  # undo file only: what the images were when it began
     UNDO_TABLE = 65  # undo file only: ranges whose old content follows
     UNDO_DATA = 66  # undo file only: that content

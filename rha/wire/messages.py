@@ -18,7 +18,8 @@ class DiskHello(msgspec.Struct, kw_only=True):
 
 class Hello(msgspec.Struct, kw_only=True):
     """Engine → appliance, first frame. `generation` names one ring's life (32 hex digits); LSNs of one generation are
-    one count of bytes. `first_lsn`: the oldest LSN that the ring still holds; 0: none was given out yet."""
+    one count of bytes. `first_lsn`: the oldest LSN that the ring still holds; 0: none was given out yet. `orders`: the
+    verbs that it takes."""
 
     protocol: int
     version: str
@@ -27,6 +28,7 @@ class Hello(msgspec.Struct, kw_only=True):
     generation: str
     first_lsn: int
     disks: list[DiskHello]
+    orders: list[str] = []
 
 
 class DiskNeed(msgspec.Struct, kw_only=True):
@@ -81,6 +83,25 @@ class Ack(msgspec.Struct, kw_only=True):
     seq: int
     applied_lsn: int
     credit: int = 0
+
+
+class Order(msgspec.Struct, kw_only=True):
+    """Appliance → engine, at any time after the greeting. `id`: chosen by the appliance, once a connection."""
+
+    id: int
+    verb: str
+    arguments: dict[str, Any] = {}
+
+
+class Answer(msgspec.Struct, kw_only=True):
+    """Engine → appliance. `value` is valid iff `what` is None; `what`, `cause`, `hint` and `code` as in RhaError."""
+
+    id: int
+    value: Any = None
+    what: str | None = None
+    cause: str = ""
+    hint: str = ""
+    code: int = 0
 
 
 Method = Literal["full", "volume", "compare", "marked"]

@@ -205,3 +205,36 @@ def test_shared_mapping_of_a_file(lab: Lab) -> None:
     run("umount", folder)
     assert engine.losses() == {}
     lab.assert_equal(engine, [disk])
+
+
+@pytest.mark.parametrize(("size", "refused"), [(4096, False), (8 * MIB, True)], ids=["accepted", "refused"])
+def test_a_write_that_must_not_wait(lab: Lab, size: int, refused: bool) -> None:
+    """RWF_NOWAIT: what would have to be split is refused, is not on the disk, and must not be in the stream."""
+    disk = lab.disk(64 * MIB)
+    engine = ordered(lab, disk.path)
+    memory = huge_memory(size)
+    start = aligned(memory)
+    fd = os.open(disk.path, os.O_WRONLY | os.O_DIRECT)
+    with memoryview(memory) as whole, whole[start : start + size] as part:
+        if refused:
+            with pytest.raises(BlockingIOError):
+                os.pwritev(fd, [part], MIB, os.RWF_NOWAIT)
+        else:
+            assert os.pwritev(fd, [part], MIB, os.RWF_NOWAIT) == size
+    os.close(fd)
+    assert engine.losses() == {}
+    lab.assert_equal(engine, [disk])
+    assert [(first, length) for op, _, first, length in heads(lab, engine.name) if op == WRITE] == (
+        [] if refused else [(MIB, size)]
+    )
+
+
+def test_writes_that_try_not_to_wait_and_then_do(lab: Lab) -> None:
+    """io_uring tries every write with REQ_NOWAIT first. Large ones are refused, small ones merged: the order holds."""
+    disk = lab.disk(128 * MIB)
+    engine = ordered(lab, disk.path, ring="256MiB")
+    words = ["fio", "--name=w", f"--filename={disk.path}", "--ioengine=io_uring", "--direct=1", "--iodepth=16"]
+    run(*words, "--rw=write", "--bs=4m", "--io_size=96m", "--size=96m", "--verify=crc32c", "--do_verify=0")
+    run(*words, "--rw=write", "--bs=4k", "--iodepth_batch=16", "--size=16m", "--offset=100m")
+    assert engine.losses() == {}
+    lab.assert_equal(engine, [disk])
