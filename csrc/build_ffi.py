@@ -13,7 +13,7 @@ from cffi import FFI
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 SHARED = ("record", "state")  # with the probe: structures only
-ROOMS = ("ring", "bitmap", "extents", "sectorset", "hashing", "pointmap", "direct")
+ROOMS = ("ring", "bitmap", "extents", "sectorset", "hashing", "undo", "pointmap", "direct")
 FLAGS = ["-O2", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter"]
 
 

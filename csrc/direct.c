@@ -4,6 +4,8 @@
 #include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <string.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 /* Entries of the tables, docs/interop/qcow2.txt in QEMU: bit 63 says that nothing else refers to the cluster, bit 62 that
@@ -13,6 +15,17 @@
 #define READS_AS_ZEROS 1ull
 #define OFFSET_MASK 0x00fffffffffffe00ull
 #define RUN 64 /* entries looked up at once: 4 MiB of disk with clusters of 64 KiB */
+#define LATER 256
+
+/* Parts of a file whose reading was begun. */
+struct part {
+  uint8_t *data;
+  uint64_t length, at;
+};
+struct later {
+  size_t count;
+  struct part part[LATER];
+};
 
 /* Looks up the clusters from number `first` on, at most RUN and none beyond their table. Sets `places` and returns how many
  * in a row can be written to, 0 when the first cannot; -1 with errno. */
@@ -33,7 +46,11 @@ static int look_up(const struct rha_direct *image, uint64_t first, uint64_t want
   return found;
 }
 
-static int write_all(int file, const uint8_t *data, uint64_t length, uint64_t at) {
+/* Moves bytes between memory and file: all of them, or -1 with errno. */
+typedef int move(struct later *later, int file, uint8_t *data, uint64_t length, uint64_t at);
+
+static int write_all(struct later *later, int file, uint8_t *data, uint64_t length, uint64_t at) {
+  (void)later;
   while (length) {
     ssize_t written = pwrite(file, data, length, (off_t)at);
     if (written < 0 && errno == EINTR) continue;
@@ -45,56 +62,107 @@ static int write_all(int file, const uint8_t *data, uint64_t length, uint64_t at
   return 0;
 }
 
-/* Writes the clusters that were looked up, neighbours in the file as one, from byte `skip` of the first one on, and `length`
+/* What is not in the file, since nothing was written behind the begin of its last cluster, reads as zeros. */
+static int read_all(int file, uint8_t *data, uint64_t length, uint64_t at) {
+  while (length) {
+    ssize_t got = pread(file, data, length, (off_t)at);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return -1;
+    if (!got) {
+      memset(data, 0, length);
+      return 0;
+    }
+    data += got;
+    length -= (uint64_t)got;
+    at += (uint64_t)got;
+  }
+  return 0;
+}
+
+static int read_later(struct later *later, int file) {
+  int error = 0;
+
+  for (size_t i = 0; i < later->count && !error; i++)
+    error = read_all(file, later->part[i].data, later->part[i].length, later->part[i].at);
+  later->count = 0;
+  return error;
+}
+
+/* What the page cache has is copied at once. The rest is only begun, so that the disk has many requests at a time. */
+static int read_or_begin(struct later *later, int file, uint8_t *data, uint64_t length, uint64_t at) {
+  struct iovec there = {data, length};
+  ssize_t got = preadv2(file, &there, 1, (off_t)at, RWF_NOWAIT);
+
+  if (got < 0 && errno != EAGAIN && errno != EOPNOTSUPP && errno != EINTR) return -1;
+  if (got < 0) got = 0;
+  if ((uint64_t)got == length) return 0;
+  if (later->count == LATER && read_later(later, file)) return -1;
+  uint64_t left = length - (uint64_t)got;
+  posix_fadvise(file, (off_t)at + got, (off_t)left, POSIX_FADV_WILLNEED);
+  later->part[later->count++] = (struct part){data + got, left, at + (uint64_t)got};
+  return 0;
+}
+
+/* Moves the clusters that were looked up, neighbours in the file as one, from byte `skip` of the first one on, and `length`
  * bytes at most. Returns how many bytes, or -1. */
-static int64_t write_run(const struct rha_direct *image, const uint64_t *places, int count, uint64_t skip,
-                         const uint8_t *data, uint64_t length) {
+static int64_t move_run(const struct rha_direct *image, move *how, struct later *later, const uint64_t *places, int count,
+                        uint64_t skip, uint8_t *data, uint64_t length) {
   uint64_t size = 1ull << image->cluster_bits, done = 0;
 
   for (int i = 0, next; i < count; i = next) {
     for (next = i + 1; next < count && places[next] == places[next - 1] + size;) next++;
     uint64_t part = (uint64_t)(next - i) * size - skip;
     if (part > length - done) part = length - done;
-    if (write_all(image->file, data + done, part, places[i] + skip)) return -1;
+    if (how(later, image->file, data + done, part, places[i] + skip)) return -1;
     done += part;
     skip = 0;
   }
   return (int64_t)done;
 }
 
-/* As much of one extent as can be written; -1 with errno. */
-static int64_t write_extent(const struct rha_direct *image, const struct rha_extent *extent, const uint8_t *data) {
+/* As much of [offset, offset + length) of the disk as lies in clusters that are there; -1 with errno. */
+static int64_t move_range(const struct rha_direct *image, move *how, struct later *later, uint64_t offset, uint64_t length,
+                          uint8_t *data) {
   uint64_t places[RUN], done = 0;
 
-  if (!image->cluster_bits) return write_all(image->file, data, extent->length, extent->offset) ? -1 : (int64_t)extent->length;
-  while (done < extent->length) {
-    uint64_t at = extent->offset + done, left = extent->length - done, skip = at & ((1ull << image->cluster_bits) - 1);
+  if (!image->cluster_bits) return how(later, image->file, data, length, offset) ? -1 : (int64_t)length;
+  while (done < length) {
+    uint64_t at = offset + done, left = length - done, skip = at & ((1ull << image->cluster_bits) - 1);
     uint64_t wanted = (skip + left + (1ull << image->cluster_bits) - 1) >> image->cluster_bits;
     int found = look_up(image, at >> image->cluster_bits, wanted, places);
     if (found <= 0) return found < 0 ? -1 : (int64_t)done;
-    int64_t written = write_run(image, places, found, skip, data + done, left);
-    if (written < 0) return -1;
-    done += (uint64_t)written;
+    int64_t moved = move_run(image, how, later, places, found, skip, data + done, left);
+    if (moved < 0) return -1;
+    done += (uint64_t)moved;
   }
   return (int64_t)done;
 }
 
+int rha_direct_read(const struct rha_direct *image, const struct rha_undo_entry *rows, size_t count, uint8_t *data,
+                    uint64_t *done, size_t *failed) {
+  struct later later = {0};
+
+  for (size_t i = 0; i < count; data += rows[i++].length) {
+    int64_t got = move_range(image, read_or_begin, &later, rows[i].offset, rows[i].length, data);
+    *failed = i;
+    if (got < 0) return errno;
+    done[i] = (uint64_t)got;
+  }
+  return read_later(&later, image->file) ? errno : 0;
+}
+
 int rha_direct_write(const struct rha_direct *image, const struct rha_extent *extents, size_t count,
                      const uint8_t *data, uint64_t *done, size_t *failed) {
-  int any = 0;
-
   for (size_t i = 0; i < count; i++) {
     done[i] = 0;
     if (extents[i].kind != RHA_EXTENT_DATA) continue;
-    int64_t written = write_extent(image, &extents[i], data + extents[i].data);
+    uint8_t *from = (uint8_t *)data + extents[i].data; /* `move` serves both ways; writing changes nothing there */
+    int64_t written = move_range(image, write_all, NULL, extents[i].offset, extents[i].length, from);
     if (written < 0) {
       *failed = i;
       return errno;
     }
     done[i] = (uint64_t)written;
-    any |= written != 0;
   }
-  /* Not for safety, that is the flush: so that the flush finds little left to do. */
-  if (any) sync_file_range(image->file, 0, 0, SYNC_FILE_RANGE_WRITE);
   return 0;
 }

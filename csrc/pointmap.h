@@ -1,8 +1,6 @@
-/* What undo files keep, and where the content of an earlier point is found.
+/* Where the content of an earlier point is found.
  *
- * Packing: old content, read before it is overwritten, becomes a table of entries and the data that is not zero.
- *
- * Map: for each disk non-overlapping pieces, each a place in a numbered block (an undo block or a journal frame) or
+ * For each disk non-overlapping pieces, each a place in a numbered block (an undo block or a journal frame) or
  * zeros. A piece is only put where nothing is yet, so what is put first wins: to show a point, the journal is put
  * newest record first, then the undo files, oldest first. What is in no piece is in the image. */
 #ifndef RHA_POINTMAP_H
@@ -10,18 +8,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "undo.h"
+
 /* cffi:begin */
-enum rha_piece_kind { RHA_PIECE_DATA = 1, RHA_PIECE_ZEROS = 2 };
-enum { RHA_UNDO_ENTRY_BYTES = 16 };
-
-/* One entry of an undo table, as it stands in the file (little endian). Data follows in the order of the table. */
-struct rha_undo_entry {
-  uint64_t offset; /* bytes, on the disk */
-  uint32_t length; /* bytes */
-  uint16_t disk;
-  uint16_t kind; /* enum rha_piece_kind */
-};
-
 /* `at`: byte in the block, valid iff `kind` is RHA_PIECE_DATA. */
 struct rha_piece {
   uint64_t offset;
@@ -30,16 +19,6 @@ struct rha_piece {
   uint32_t at;
   uint32_t kind;
 };
-
-/* Packs `count` ranges (kind ignored) whose old content stands in `data`, one behind the other: 4 KiB units that are all
- * zeros become entries without data, the rest moves together at the beginning of `data`. A data entry is at most
- * `longest` bytes. `packed` has room for the sum of (length / 4096 + 2). Returns the number of entries; *data_length is
- * what is left of the data. */
-size_t rha_undo_pack(const struct rha_undo_entry *ranges, size_t count, uint8_t *data, uint32_t longest,
-                     struct rha_undo_entry *packed, size_t *data_length);
-/* 0 when every entry lies on its disk, is made of whole sectors, and the data of all is `data_length` bytes. */
-int rha_undo_check(const struct rha_undo_entry *table, size_t count, uint64_t data_length, uint32_t disks,
-                   const uint64_t *disk_bytes);
 
 typedef struct rha_map rha_map;
 
@@ -59,6 +38,11 @@ int rha_map_settle(rha_map *map);
 const struct rha_piece *rha_map_pieces(const rha_map *map, uint32_t disk, size_t *count);
 /* Index of the first piece that ends behind `offset`. */
 size_t rha_map_find(const rha_map *map, uint32_t disk, uint64_t offset);
+
+/* Copies the content of data pieces to `out`: piece i from block `which[i]` of `blocks` to byte `to[i]`. 0, or -1 when one
+ * does not lie in its block (`lengths`) or would end beyond `room`. */
+int rha_pieces_gather(const struct rha_piece *pieces, size_t count, const uint32_t *which, const uint64_t *to,
+                      uint8_t *const *blocks, const uint64_t *lengths, uint8_t *out, uint64_t room);
 
 /* Length of the longest prefix of a run (rha_run_check accepted it) whose records all end at or before `limit` bytes,
  * and, with `until_ns`, were submitted at or before that CLOCK_MONOTONIC; 0 means any time. */

@@ -9,17 +9,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from itertools import groupby
-from operator import attrgetter
 from pathlib import Path
 from typing import Protocol
 
 from rha.appliance import checkpoint as checkpoints
+from rha.appliance.ahead import Ahead
 from rha.appliance.checkpoint import Checkpoint
 from rha.errors import StateError, StorageError
 from rha.image.client import ImageWriter
 from rha.journal import extents
-from rha.journal.extents import Extent
+from rha.journal.extents import Table
 from rha.journal.segment import Entry, Journal
 from rha.wire import frames
 from rha.wire.frames import FrameType
@@ -27,6 +26,10 @@ from rha.wire.frames import FrameType
 BATCH_BYTES = 64 << 20
 CHECKPOINT_BYTES = 1 << 30
 CHECKPOINT_SECONDS = 2.0
+AHEAD_BYTES = (
+    64 << 20
+)  # a checkpoint may find so much that is not synced yet; else it is first synced beside the applier
+AHEAD_ROUNDS = 3
 IDLE_SECONDS = 0.2  # quiet for this long counts as idle: no flush per frame under a trickle of writes
 KEEP_BYTES = 1 << 30
 
@@ -36,7 +39,7 @@ OnFrame = Callable[[Entry], bool]
 class Keeper(Protocol):
     """Keeps what is needed to go back (rha.appliance.history.History)."""
 
-    def before_write(self, extents: Sequence[Extent]) -> None:
+    def before_write(self, extents: Table) -> None:
         """These extents are about to be written. What it raises stops the applier."""
 
     def after_checkpoint(self, saved: Checkpoint) -> int:
@@ -89,6 +92,8 @@ class Applier:
         self._applied = self._saved
         self._dirty_since: float | None = None  # monotonic; valid iff something is applied and not flushed
         self._dirty_bytes = 0
+        self._ahead = Ahead(self._writers)
+        self._ahead_rounds = self._ahead_bytes = 0  # since the last checkpoint; of _dirty_bytes
         self._news = threading.Condition()  # guards the fields below, and announces changes of _applied
         self._durable = journal.durable
         self._stopping = False
@@ -187,6 +192,7 @@ class Applier:
             with self._news:
                 self._failure = error
         finally:
+            self._ahead.wait()  # the images are closed next
             with self._news:
                 self._news.notify_all()
 
@@ -204,7 +210,7 @@ class Applier:
             self._apply_until(limit)
         elif self._dirty_since is not None:
             self._checkpoint()
-        if self._is_checkpoint_due():
+        if self._is_checkpoint_due() and not self._is_synced_ahead():
             self._checkpoint()
         return True
 
@@ -215,6 +221,17 @@ class Applier:
         if self._dirty_since is None:
             return False
         return self._dirty_bytes >= CHECKPOINT_BYTES or time.monotonic() - self._dirty_since >= CHECKPOINT_SECONDS
+
+    def _is_synced_ahead(self) -> bool:
+        """True while the images are synced beside the applier, since a checkpoint would take long now."""
+        if self._ahead.is_busy:
+            return self._dirty_bytes < 2 * CHECKPOINT_BYTES  # else the disk does not keep up: the applier waits for it
+        if self._ahead_rounds == AHEAD_ROUNDS or self._dirty_bytes - self._ahead_bytes < AHEAD_BYTES:
+            return False
+        self._ahead_rounds += 1
+        self._ahead_bytes = self._dirty_bytes
+        self._ahead.begin()
+        return True
 
     def _apply_until(self, limit: int) -> None:
         """Applies frames below the durable position, at most one batch; a control frame ends it too."""
@@ -253,12 +270,9 @@ class Applier:
     def _write(self, reached: Checkpoint) -> None:
         """Writes the batch out, then tells how far the images are."""
         found, data = self._batch.reduce()
-        if self._keeper and found:
+        if self._keeper and len(found):
             self._keeper.before_write(found)
-        for disk, mine in groupby(found, attrgetter("disk")):
-            self._writers[disk].write_batch(list(mine), data)
-        for writer in self._writers:
-            writer.drain()
+        write_batch(self._writers, found, data)
         self._batch.clear()
         if self._dirty_since is None and reached != self._applied:
             self._dirty_since = time.monotonic()
@@ -271,13 +285,23 @@ class Applier:
         """Flushes the images, notes how far they are, and gives old journal back."""
         if self._dirty_since is None:
             return
+        self._ahead.finish()
         for writer in self._writers:
             writer.flush()
         checkpoints.save(self._path, self._applied)
         self._saved = self._applied
         self._dirty_since, self._dirty_bytes = None, 0
+        self._ahead_rounds = self._ahead_bytes = 0
         needed = self._keeper.after_checkpoint(self._saved) if self._keeper else self._saved.position
         self._journal.trim(max(0, min(needed, self._saved.position - self._keep_bytes)))
+
+
+def write_batch(writers: Sequence[ImageWriter], found: Table, data: memoryview) -> None:
+    """Writes extents that are sorted by disk; they are in the images when this returns. Raises StorageError."""
+    for disk, mine in extents.by_disk(found):
+        writers[disk].write_batch(mine, data)
+    for writer in writers:
+        writer.drain()
 
 
 def _after(entry: Entry, before: Checkpoint) -> Checkpoint:

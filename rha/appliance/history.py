@@ -22,9 +22,10 @@ from typing import NamedTuple, Protocol
 from rha.appliance import undo
 from rha.appliance.checkpoint import Checkpoint
 from rha.appliance.stream import StreamState
-from rha.appliance.undo import Block, Head, Reader, UndoFile
+from rha.appliance.undo import Block, Head
+from rha.appliance.undowriter import Reader, UndoFile
 from rha.errors import RhaError, StorageError
-from rha.journal.extents import Extent
+from rha.journal.extents import Table
 from rha.journal.folder import DurableMark
 from rha.journal.sealing import PLAIN_ONLY, Keyring
 from rha.units import show_bytes
@@ -162,7 +163,7 @@ class History:
 
     # In the applier's thread ----------------------------------------------------------------------------------
 
-    def before_write(self, extents: Sequence[Extent]) -> None:
+    def before_write(self, extents: Table) -> None:
         """Keeps what these extents overwrite. Raises StorageError when that is impossible but for a full disk: then
         points go, oldest first, in the end all of them."""
         if self._current is None:

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from rha.appliance import checkpoint
-from rha.appliance.apply import Applier, OnFrame
+from rha.appliance.apply import Applier, OnFrame, write_batch
 from rha.appliance.checkpoint import Checkpoint
 from rha.appliance.history import History
 from rha.errors import RhaError, StateError
-from rha.hashing import Buffer
 from rha.image.storage_daemon import ImageReader, ImageSpec, ImageWriter, StorageDaemon
-from rha.journal.extents import ZEROS, Extent
+from rha.journal.extents import Table
 from rha.journal.segment import Journal
 
 T = TypeVar("T")
@@ -69,7 +68,8 @@ class ImageFiles:
         writers: list[ImageWriter] = []
         try:
             writers += [daemon.writer(spec.name) for spec in specs]
-            self._history.resume([daemon.reader(spec.name) for spec in specs])
+            beside = zip(specs, writers, strict=True)
+            self._history.resume([daemon.reader(spec.name, beside=writer) for spec, writer in beside])
             applier = Applier(
                 self._journal,
                 writers,
@@ -161,17 +161,11 @@ class ImageFiles:
             self._changed.wait_for(lambda: self.is_open or is_hopeless(), timeout)
             return self.is_open
 
-    def write_back(self, extents: Sequence[Extent], data: Sequence[Buffer]) -> None:
-        """Writes what is not in the journal; in the applier's thread, from `on_frame`. `data`: of each extent, anything
-        for zeros. Raises StorageError."""
-        self._history.before_write(extents)
-        for extent, content in zip(extents, data, strict=True):
-            if extent.kind == ZEROS:
-                self._writers[extent.disk].zero(extent.offset, extent.length)
-            else:
-                self._writers[extent.disk].write(extent.offset, content)
-        for writer in self._writers:
-            writer.drain()
+    def write_back(self, found: Table, data: memoryview) -> None:
+        """Writes what is not in the journal; in the applier's thread, from `on_frame`. `found`: sorted by disk; `data`:
+        what their `data` counts in. Raises StorageError."""
+        self._history.before_write(found)
+        write_batch(self._writers, found, data)
 
     def notify(self) -> None:
         """Lets `wait_open` look again."""

@@ -23,22 +23,22 @@ class WrittenSectors:
         created = lib.rha_sectors_new(disk_bytes)
         if created == ffi.NULL:
             raise _no_memory()
-        self._set: Any = ffi.gc(created, lib.rha_sectors_free)
+        self.handle: Any = ffi.gc(created, lib.rha_sectors_free)  # rha_sectors *
 
     def add_records(self, run: bytes | bytearray | memoryview) -> None:
         """Adds what a checked run of records changes on this disk."""
-        if lib.rha_sectors_add_run(self._set, self._disk, ffi.from_buffer(run), len(run)):
+        if lib.rha_sectors_add_run(self.handle, self._disk, ffi.from_buffer(run), len(run)):
             raise _no_memory()
 
     def add_range(self, offset: int, length: int) -> None:
         """Adds a byte range, whole sectors; what lies beyond the disk is left out."""
-        if lib.rha_sectors_add(self._set, offset // SECTOR, (offset + length) // SECTOR):
+        if lib.rha_sectors_add(self.handle, offset // SECTOR, (offset + length) // SECTOR):
             raise _no_memory()
 
     def without(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
         """The parts of a byte range that the stream has not written: (offset, length), ascending. Whole sectors."""
         first, at, end = ffi.new("uint64_t *"), offset // SECTOR, (offset + length) // SECTOR
-        while count := lib.rha_sectors_next_absent(self._set, at, end, first):
+        while count := lib.rha_sectors_next_absent(self.handle, at, end, first):
             yield int(first[0]) * SECTOR, int(count) * SECTOR
             at = int(first[0]) + int(count)
 

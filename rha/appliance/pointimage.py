@@ -5,14 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
+from rha.appliance.apply import write_batch
 from rha.appliance.pointview import PointView
 from rha.appliance.rewinding import write_back
-from rha.hashing import Buffer
 from rha.image import formats
-from rha.image.storage_daemon import ImageSpec, ImageWriter, StorageDaemon
-from rha.journal.extents import ZEROS, Extent
+from rha.image.storage_daemon import ImageSpec, StorageDaemon
 
 
 def overlay_of(image: ImageSpec) -> ImageSpec:
@@ -32,7 +32,7 @@ def write_overlays(view: PointView, images: Sequence[ImageSpec], run: Path) -> l
         keeper.submit(daemon.start).result()
         try:
             writers = [daemon.writer(overlay.name) for overlay in overlays]
-            write_back(view, lambda extents, data: _write(writers, extents, data))
+            write_back(view, partial(write_batch, writers))
             for writer in writers:
                 writer.flush()
                 writer.close()
@@ -44,13 +44,3 @@ def write_overlays(view: PointView, images: Sequence[ImageSpec], run: Path) -> l
 def remove_overlays(images: Sequence[ImageSpec]) -> None:
     for image in images:
         overlay_of(image).path.unlink(missing_ok=True)
-
-
-def _write(writers: Sequence[ImageWriter], extents: Sequence[Extent], data: Sequence[Buffer]) -> None:
-    for extent, content in zip(extents, data, strict=True):
-        if extent.kind == ZEROS:
-            writers[extent.disk].zero(extent.offset, extent.length)
-        else:
-            writers[extent.disk].write(extent.offset, content)
-    for writer in writers:
-        writer.drain()

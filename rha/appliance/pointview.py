@@ -11,36 +11,35 @@ and QEMU's own copy-before-write filter (it protects from now on and knows no pa
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from rha._native import ffi, lib
 from rha.appliance import undo
 from rha.appliance.history import History
+from rha.appliance.pointblocks import PIECE, Blocks
 from rha.appliance.points import Place
 from rha.appliance.undo import Block
 from rha.errors import StateError, StorageError
 from rha.journal import reader
-from rha.journal.extents import check_records
+from rha.journal.extents import Table, check_records
 from rha.journal.folder import Segment
 from rha.journal.reader import FrameFile
 from rha.journal.segment import Journal
 from rha.wire import frames
 from rha.wire.frames import BadFrame, FrameType
 
-CACHE_BYTES = 64 << 20
 STATUS_BYTES = 64 << 20  # of disk, asked about at a time
 STATUS_TRIES = 3
 READ_BYTES = 1 << 20
 SECTOR = 512
 DATA: int = lib.RHA_PIECE_DATA
 ZEROS: int = lib.RHA_PIECE_ZEROS
-_PIECE = np.dtype([("offset", "<u8"), ("length", "<u4"), ("block", "<u4"), ("at", "<u4"), ("kind", "<u4")])
 
 
 class Base(Protocol):
@@ -51,23 +50,6 @@ class Base(Protocol):
     def used(self, disk: int, offset: int, length: int) -> list[tuple[int, int]]: ...
 
 
-class Piece(NamedTuple):
-    """A part of a disk: DATA, at byte `at` of block number `block`, or ZEROS."""
-
-    offset: int
-    length: int
-    block: int
-    at: int
-    kind: int
-
-
-class _Frame(NamedTuple):
-    """Where a block's frame stands: an open file, and the offset in it."""
-
-    file: FrameFile
-    offset: int
-
-
 class PointView:
     """May be read from any thread until `close`. Raises StorageError when the files it needs are damaged or gone."""
 
@@ -76,10 +58,7 @@ class PointView:
         self.disk_bytes = [disk.bytes for disk in place.interval.head.stream.disks]
         self._history, self._base = history, base
         self._lock = threading.Lock()
-        self._files: dict[Path, FrameFile] = {}
-        self._frames: list[_Frame] = []
-        self._cache: OrderedDict[int, memoryview] = OrderedDict()
-        self._cached = 0
+        self._blocks = Blocks()
         self._waiting: list[Block] | None = []  # what is covered while the map is made; None: it is made
         self._lost = ""
         made = lib.rha_map_new(len(self.disk_bytes), ffi.new("uint64_t[]", self.disk_bytes))
@@ -106,18 +85,8 @@ class PointView:
             waiting, self._waiting = self._waiting or [], None
         self.cover(waiting)
 
-    def _open(self, segment: Segment) -> FrameFile:
-        """The file stays readable when it leaves the window."""
-        path = segment.path
-        if path not in self._files:
-            try:
-                self._files[path] = FrameFile(segment)
-            except OSError as error:
-                raise StorageError("the point has left the window", cause=f"{path}: {error.strerror}") from error
-        return self._files[path]
-
     def _open_undo(self, path: Path) -> FrameFile:
-        return self._open(Segment(0, path, self._history.keys))
+        return self._blocks.open(Segment(0, path, self._history.keys))
 
     def _put_journal(self, journal: Journal, start: int) -> None:
         """Newest first: what is put first stays."""
@@ -128,9 +97,9 @@ class PointView:
 
     def _put_frame(self, place: reader.Place) -> None:
         header, offset = place.header, place.position - place.segment.start
-        file = self._open(place.segment)
+        file = self._blocks.open(place.segment)
         payload = file.entry(offset).payload[: header.raw_length]
-        number = self._number(_Frame(file, offset))
+        number = self._blocks.add(file, offset)
         if header.type is FrameType.RECORDS:
             run = payload[: self.place.prefix] if place.position == self.place.position else payload
             check_records(run, self.disk_bytes)
@@ -144,13 +113,9 @@ class PointView:
         _check(lib.rha_map_put(self._map, header.disk, header.offset, length, kind, number, 0))
 
     def _put_block(self, block: Block) -> None:
-        number = self._number(_Frame(self._open_undo(block.path), block.data))
+        number = self._blocks.add(self._open_undo(block.path), block.data)
         view = ffi.from_buffer("struct rha_undo_entry[]", block.table)
         _check(lib.rha_map_put_table(self._map, view, len(block.table) // undo.ENTRY_BYTES, number))
-
-    def _number(self, frame: _Frame) -> int:
-        self._frames.append(frame)
-        return len(self._frames) - 1
 
     def _settle(self) -> None:
         _check(lib.rha_map_settle(self._map))
@@ -174,59 +139,66 @@ class PointView:
     def read(self, disk: int, offset: int, length: int) -> memoryview:
         """Bytes of a disk at the point. Raises StateError when the point was lost meanwhile."""
         content = memoryview(bytearray(length))
-        for begin, count in _gaps(self._pieces(disk, offset, length), offset, length):
-            content[begin - offset : begin - offset + count] = self._base.read(disk, begin, count)
-        for piece in self._pieces(disk, offset, length):  # again: what was overwritten while it was read is known now
-            at = piece.offset - offset
-            content[at : at + piece.length] = self._content(piece)
-        if self._lost:
-            raise StateError("the point is lost", cause=self._lost, hint="rha points")
+        begin, end = _uncovered(self._within(disk, offset, length), offset, offset + length)
+        if begin < end:
+            content[begin - offset : end - offset] = self._base.read(disk, begin, end - begin)
+        pieces = self._within(disk, offset, length)  # again: what was overwritten while it was read is known now
+        holes = pieces[pieces["kind"] == ZEROS]
+        for at, count in zip((holes["offset"] - np.uint64(offset)).tolist(), holes["length"].tolist(), strict=True):
+            content[at : at + count] = bytes(count)
+        pieces = pieces[pieces["kind"] == DATA]
+        self._blocks.gather(pieces, pieces["offset"] - np.uint64(offset), content)
+        self._refuse_if_lost()
         return content
 
-    def _pieces(self, disk: int, offset: int, length: int) -> list[Piece]:
-        """The pieces within a range, cut at its ends."""
-        found, count, end = [], ffi.new("size_t *"), offset + length
+    def gather(self, pieces: Table) -> memoryview:
+        """The content of data pieces, one behind the other. Raises as `read`."""
+        ends = np.cumsum(pieces["length"], dtype=np.uint64)
+        content = memoryview(bytearray(int(ends[-1]) if len(ends) else 0))
+        self._blocks.gather(pieces, ends - pieces["length"], content)
+        self._refuse_if_lost()
+        return content
+
+    def _refuse_if_lost(self) -> None:
+        if self._lost:
+            raise StateError("the point is lost", cause=self._lost, hint="rha points")
+
+    def pieces(self, disk: int) -> Table:
+        """A disk's map, as it is now: rows of `pointblocks.PIECE`, ascending."""
         with self._lock:
-            index = lib.rha_map_find(self._map, disk, offset)
-            table = lib.rha_map_pieces(self._map, disk, count)
-            while index < count[0] and table[index].offset < end:
-                row = table[index]
-                begin, stop = max(row.offset, offset), min(row.offset + row.length, end)
-                found.append(Piece(begin, stop - begin, row.block, row.at + begin - row.offset, row.kind))
-                index += 1
+            return self._rows(disk, 0, None)
+
+    def _within(self, disk: int, offset: int, length: int) -> Table:
+        """The pieces within a range, cut at its ends."""
+        end = offset + length
+        with self._lock:
+            first, last = (lib.rha_map_find(self._map, disk, at) for at in (offset, end))
+            found = self._rows(disk, first, last + 1)
+        found = found[found["offset"] < end]
+        if len(found):
+            cut = max(0, offset - int(found["offset"][0]))
+            found["offset"][0] += cut
+            found["at"][0] += cut
+            found["length"][0] -= cut
+            found["length"][-1] = min(int(found["length"][-1]), end - int(found["offset"][-1]))
         return found
 
-    def _content(self, piece: Piece) -> memoryview | bytes:
-        if piece.kind == ZEROS:
-            return bytes(piece.length)
-        return self._block(piece.block)[piece.at : piece.at + piece.length]
-
-    def _block(self, number: int) -> memoryview:
-        """A block's bytes, checked as a whole."""
-        with self._lock:
-            if number in self._cache:
-                self._cache.move_to_end(number)
-                return self._cache[number]
-            frame = self._frames[number]
-        try:
-            payload = frame.file.entry(frame.offset).payload
-        except BadFrame as error:
-            raise StorageError("the point is damaged", cause=f"{error.what}: {error.cause}") from error
-        with self._lock:
-            if number not in self._cache:
-                self._cache[number] = payload
-                self._cached += len(payload)
-            while self._cached > CACHE_BYTES and len(self._cache) > 1:
-                self._cached -= len(self._cache.popitem(last=False)[1])
-        return payload
+    def _rows(self, disk: int, first: int, stop: int | None) -> Table:
+        """A copy; the lock is held."""
+        count = ffi.new("size_t *")
+        table = lib.rha_map_pieces(self._map, disk, count)
+        stop = count[0] if stop is None else min(stop, count[0])
+        if stop <= first:
+            return np.empty(0, PIECE)
+        return np.frombuffer(ffi.buffer(table + first, (stop - first) * PIECE.itemsize), PIECE).copy()
 
     def status(self, disk: int, offset: int, length: int) -> list[tuple[int, bool]]:
         """Lengths from `offset` on, and whether they surely read as zeros; may end early."""
         length = min(length, STATUS_BYTES)
         for _ in range(STATUS_TRIES):
-            before = self._pieces(disk, offset, length)
-            used = {gap: self._base.used(disk, *gap) for gap in _gaps(before, offset, length)}
-            if self._pieces(disk, offset, length) == before:  # else a hole may be one only since now
+            before = self._within(disk, offset, length)
+            used = self._base.used(disk, offset, length)
+            if np.array_equal(self._within(disk, offset, length), before):  # else a hole may be one only since now
                 return _status(before, used, offset, length)
         return [(length, False)]
 
@@ -244,12 +216,9 @@ class PointView:
 
     def runs(self, disk: int) -> Iterator[tuple[int, int, bool]]:
         """As `changed`, cut where zeros begin or end: (offset, length, is it zeros)."""
-        count = ffi.new("size_t *")
-        with self._lock:
-            table = lib.rha_map_pieces(self._map, disk, count)
-            if not count[0]:
-                return
-            rows = np.frombuffer(ffi.buffer(table, count[0] * _PIECE.itemsize), _PIECE).copy()
+        rows = self.pieces(disk)
+        if not len(rows):
+            return
         ends, zeros = rows["offset"] + rows["length"], rows["kind"] == ZEROS
         breaks = np.flatnonzero((rows["offset"][1:] != ends[:-1]) | (zeros[1:] != zeros[:-1]))
         firsts, lasts = np.append(0, breaks + 1), np.append(breaks, len(rows) - 1)
@@ -276,9 +245,7 @@ class PointView:
     def close(self) -> None:
         """No reading afterwards."""
         self._history.detach(self)
-        for file in self._files.values():
-            file.close()
-        self._files.clear()
+        self._blocks.close()
 
 
 def _unequal(one: memoryview, other: memoryview) -> Iterator[tuple[int, int]]:
@@ -289,46 +256,40 @@ def _unequal(one: memoryview, other: memoryview) -> Iterator[tuple[int, int]]:
         yield first * SECTOR, (stop - first) * SECTOR
 
 
-def _gaps(pieces: list[Piece], offset: int, length: int) -> Iterator[tuple[int, int]]:
-    """The parts of a range that no piece covers: they are in the image still."""
-    at = offset
-    for piece in pieces:
-        if piece.offset > at:
-            yield at, piece.offset - at
-        at = piece.offset + piece.length
-    if at < offset + length:
-        yield at, offset + length - at
+def _uncovered(pieces: Table, begin: int, end: int) -> tuple[int, int]:
+    """The least range that holds all of [begin, end) that no piece covers. What pieces cover inside it is read from the
+    image for nothing: one request costs less than one for each gap between pieces of 4 KiB."""
+    starts, ends = pieces["offset"], pieces["offset"] + pieces["length"]
+    after = np.concatenate([starts, np.array([end], "u8")])
+    before = np.concatenate([np.array([begin], "u8"), ends])
+    edges = np.flatnonzero(after != before)  # where a gap precedes piece i
+    if not len(edges):
+        return begin, begin
+    first, last = int(edges[0]), int(edges[-1])
+    return (int(ends[first - 1]) if first else begin), (int(starts[last]) if last < len(pieces) else end)
 
 
-def _status(
-    pieces: list[Piece], used: dict[tuple[int, int], list[tuple[int, int]]], offset: int, length: int
-) -> list[tuple[int, bool]]:
-    """Pieces and the used parts of the gaps between them as one run of lengths."""
-    rows: list[tuple[int, bool]] = []
-    at = offset
-    for piece in [*pieces, Piece(offset + length, 0, 0, 0, ZEROS)]:
-        if piece.offset > at:
-            _add_used(rows, at, piece.offset, used[at, piece.offset - at])
-        _add(rows, piece.length, piece.kind == ZEROS)
-        at = piece.offset + piece.length
-    return rows
+def _status(pieces: Table, used: list[tuple[int, int]], offset: int, length: int) -> list[tuple[int, bool]]:
+    """Pieces, and where there are none the used parts of the image, as one run of lengths."""
+    sectors = -(-length // SECTOR)
+    is_used = np.zeros(sectors, bool)
+    for begin, count in used:
+        is_used[(begin - offset) // SECTOR : -(-(begin - offset + count) // SECTOR)] = True
+    is_covered = _marked(pieces, offset, sectors)
+    is_data = np.where(is_covered, _marked(pieces[pieces["kind"] == DATA], offset, sectors), is_used)
+    edges = [0, *(np.flatnonzero(np.diff(is_data)) + 1).tolist(), sectors]
+    rows = [((stop - first) * SECTOR, not is_data[first]) for first, stop in itertools.pairwise(edges)]
+    rows[-1] = (rows[-1][0] - (sectors * SECTOR - length), rows[-1][1])
+    return [(count, bool(is_zero)) for count, is_zero in rows]
 
 
-def _add(rows: list[tuple[int, bool]], length: int, is_zero: bool) -> None:
-    if not length:
-        return
-    if rows and rows[-1][1] == is_zero:
-        rows[-1] = (rows[-1][0] + length, is_zero)
-    else:
-        rows.append((length, is_zero))
-
-
-def _add_used(rows: list[tuple[int, bool]], begin: int, end: int, used: list[tuple[int, int]]) -> None:
-    for offset, count in used:
-        _add(rows, offset - begin, True)
-        _add(rows, count, False)
-        begin = offset + count
-    _add(rows, end - begin, True)
+def _marked(pieces: Table, offset: int, sectors: int) -> Any:
+    """For each sector from `offset` on: is it in a piece? Pieces do not overlap."""
+    steps = np.zeros(sectors + 1, np.int8)
+    begins = (pieces["offset"] - np.uint64(offset)) // np.uint64(SECTOR)
+    steps[begins.astype(int)] += 1
+    steps[(begins + pieces["length"] // SECTOR).astype(int)] -= 1
+    return np.cumsum(steps[:-1]) > 0
 
 
 def _check(result: int) -> None:

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
 import nbd
+import numpy as np
 
 from rha.errors import StorageError
 from rha.hashing import Buffer
-from rha.image.direct import DirectFile
-from rha.journal.extents import ZEROS, Extent
+from rha.image.direct import Counts, DirectFile
+from rha.journal import extents
+from rha.journal.extents import Table
 
 DEPTH = 64  # requests in flight per connection; QEMU's server works on 16 of them at a time
 # Measured over 256 KiB to 32 MiB: from 1 MiB on no faster, and the server allocates a buffer per request.
@@ -71,6 +73,19 @@ class _Image:
         if offset < 0 or length > self.bytes - offset:
             self._note(act, offset, errno.EINVAL, f"{length} bytes reach beyond the image's {self.bytes}")
             self._raise_failure()
+
+    def _check_rows(self, act: str, rows: Table) -> None:
+        """As `_check_range`, for all rows of a table."""
+        lengths = rows["length"].astype(np.uint64)
+        bad = np.flatnonzero((lengths > self.bytes) | (rows["offset"] > np.uint64(self.bytes) - lengths))
+        for index in bad[:1].tolist():
+            self._check_range(act, int(rows["offset"][index]), int(lengths[index]))
+
+    def _failed(self, act: str, error: OSError) -> StorageError:
+        """Keeps what went wrong with the image's own file; returns it, or what had gone wrong before."""
+        self._note(act, None, error.errno or errno.EIO, f"{error.strerror} at {error.filename}")
+        assert self._failure is not None
+        return self._failure
 
     def _start(self, link: _Link, act: str, offset: int, start: Start) -> None:
         """Starts one request; `start` gets the completion callback."""
@@ -139,30 +154,28 @@ class ImageWriter(_Image):
         """Connects to the writable export `name`. `direct`: the image's file, for what needs no daemon; closed with the
         writer. Raises StorageError."""
         super().__init__(socket, name, name=name, connections=connections)
-        self._direct = direct
+        self.direct = direct
 
-    def write_batch(self, batch: Sequence[Extent], data: memoryview) -> None:
+    def write_batch(self, batch: Table, data: memoryview) -> None:
         """Starts writing extents of this image that do not overlap, after everything started before. `data` as for
         `write`. Raises StorageError, for earlier requests too."""
         self.drain()
-        done = self._write_directly(batch, data) if self._direct else [0] * len(batch)
-        for extent, written in zip(batch, done, strict=True):
-            if extent.kind == ZEROS:
+        done = self._write_directly(batch, data) if self.direct else np.zeros(len(batch), np.uint64)
+        left = np.flatnonzero(done < batch["length"])  # zeros are among them
+        for extent, written in zip(extents.rows(batch[left]), done[left].tolist(), strict=True):
+            if extent.kind == extents.ZEROS:
                 self.zero(extent.offset, extent.length)
-            elif written < extent.length:
+            else:
                 rest = data[extent.data + written : extent.data + extent.length]
                 self.write(extent.offset + written, rest)
 
-    def _write_directly(self, batch: Sequence[Extent], data: memoryview) -> list[int]:
-        assert self._direct is not None
-        for extent in batch:
-            self._check_range("write", extent.offset, extent.length)
+    def _write_directly(self, batch: Table, data: memoryview) -> Counts:
+        assert self.direct is not None
+        self._check_rows("write", batch)
         try:
-            return self._direct.write(batch, data)
+            return self.direct.write(batch, data)
         except OSError as error:
-            self._note("write", None, error.errno or errno.EIO, f"{error.strerror} at {error.filename}")
-            self._raise_failure()
-            raise
+            raise self._failed("write", error) from error
 
     def write(self, offset: int, buffer: Buffer) -> None:
         """Starts writing at a byte offset. The buffer must not change until `drain` or `flush`; writes that overlap
@@ -180,8 +193,8 @@ class ImageWriter(_Image):
     def zero(self, offset: int, length: int) -> None:
         """Starts making a range read as zeros; it takes no space where the format can do that. Raises StorageError."""
         self._check_range("zero", offset, length)
-        if self._direct:
-            self._direct.zeroed(offset, length)
+        if self.direct:
+            self.direct.zeroed(offset, length)
         for at in range(offset, offset + length, ZERO_BYTES):
             link = self._link()
             self._start(link, "zero", at, _zero(link.handle, min(ZERO_BYTES, offset + length - at), at))
@@ -191,11 +204,11 @@ class ImageWriter(_Image):
         self.drain()
         # The server says that one flush covers the writes of all connections (multi-conn), else there is only one.
         try:
-            if self._direct:
-                self._direct.sync()
+            if self.direct:
+                self.direct.sync()
             self._links[0].handle.flush()
-            if self._direct:
-                self._direct.flushed()
+            if self.direct:
+                self.direct.flushed()
         except nbd.Error as error:
             self._note("flush", None, error.errnum, error.string)
             self._raise_failure()
@@ -203,18 +216,31 @@ class ImageWriter(_Image):
             self._note("flush", None, error.errno or errno.EIO)
             self._raise_failure()
 
+    def sync_ahead(self) -> None:
+        """Puts on stable storage what the page cache holds of the image now; the one method that another thread may
+        call while this writer works. Does not replace `flush`. Raises StorageError."""
+        if self.direct:
+            try:
+                self.direct.sync()
+            except OSError as error:
+                raise StorageError(
+                    f"sync failed on the image of disk {self.name}", cause=str(error), hint="dmesg says more"
+                ) from error
+
     def close(self) -> None:
         super().close()
-        if self._direct:
-            self._direct.close()
+        if self.direct:
+            self.direct.close()
 
 
 class ImageReader(_Image):
     """Reads one image through its read-only export, beside a writer."""
 
-    def __init__(self, socket: Path, name: str, *, connections: int = 1) -> None:
-        """Connects to the read-only export of image `name`. Raises StorageError."""
+    def __init__(self, socket: Path, name: str, *, connections: int = 1, beside: ImageWriter | None = None) -> None:
+        """Connects to the read-only export of image `name`. `beside`: its writer, which belongs to the same thread;
+        then `read_rows` needs no daemon where the writer does not. Raises StorageError."""
         super().__init__(socket, read_only_export(name), name=name, connections=connections)
+        self._writer = beside
 
     def read(self, offset: int, length: int) -> bytes:
         """`length` bytes from a byte offset. Raises StorageError."""
@@ -235,6 +261,26 @@ class ImageReader(_Image):
             piece = nbd.Buffer.from_buffer(view[at : at + WRITE_BYTES])
             link = self._link()
             self._start(link, "read", offset + at, _read(link.handle, piece, offset + at))
+
+    def read_rows(self, rows: Table, buffer: memoryview) -> None:
+        """Fills the buffer with ranges (rows with `offset` and `length`), one behind the other. Raises StorageError."""
+        self._check_rows("read", rows)
+        done = self._read_directly(rows, buffer)
+        ends = np.cumsum(rows["length"], dtype=np.uint64)
+        for index in np.flatnonzero(done < rows["length"]).tolist():
+            had, end = int(done[index]), int(ends[index])
+            length = int(rows["length"][index])
+            self.fetch(int(rows["offset"][index]) + had, buffer[end - length + had : end])
+        self.drain()
+
+    def _read_directly(self, rows: Table, buffer: memoryview) -> Counts:
+        if self._writer is None or self._writer.direct is None:
+            return np.zeros(len(rows), np.uint64)
+        self._writer.drain()
+        try:
+            return self._writer.direct.read(rows, buffer)
+        except OSError as error:
+            raise self._failed("read", error) from error
 
     def used(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
         """The parts (offset, length) of a range that do not surely read as zeros, ascending. Raises StorageError."""

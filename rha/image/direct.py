@@ -1,4 +1,5 @@
-"""Writing into an image's file past the storage daemon that serves it, where the image already has the cluster.
+"""Writing into an image's file and reading from it past the storage daemon that serves it, where the image already has
+the cluster.
 
 QEMU keeps tables in memory and data in none: a data cluster's bytes are only in the file, through the same page cache
 that its reads go through. So a write to the place of a cluster is seen by QEMU at once, as long as that place is still
@@ -21,14 +22,16 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from rha._native import ffi, lib
-from rha.journal.extents import Extent
+from rha.journal.extents import Table
+
+Counts = npt.NDArray[np.uint64]  # bytes done, by row
 
 # docs/interop/qcow2.txt in QEMU: magic, version, backing file, cluster_bits, size, crypt method, L1 entries and place,
 # refcount table, snapshots and place, incompatible features.
@@ -76,15 +79,28 @@ class DirectFile:
         image.file, image.cluster_bits, image.l1_count = self._fd, self._cluster_bits, len(l1)
         image.l1, image.shut = self._held
 
-    def write(self, extents: Sequence[Extent], data: memoryview) -> list[int]:
+    def write(self, batch: Table, data: memoryview) -> Counts:
         """Writes what has its place already: for each extent, how many of its bytes from its beginning on. No request
         of the daemon may be on its way. Raises OSError."""
-        table = ffi.new("struct rha_extent[]", [(e.offset, e.length, e.data, e.disk, e.kind) for e in extents])
-        done, failed = ffi.new("uint64_t[]", len(extents)), ffi.new("size_t *")
-        error = lib.rha_direct_write(self._image, table, len(extents), ffi.from_buffer(data), done, failed)
+        first = ffi.from_buffer("struct rha_extent[]", np.ascontiguousarray(batch))
+        done, failed = np.zeros(len(batch), np.uint64), ffi.new("size_t *")
+        into = ffi.from_buffer("uint64_t[]", done)
+        error = lib.rha_direct_write(self._image, first, len(batch), ffi.from_buffer(data), into, failed)
         if error:
-            raise OSError(error, os.strerror(error), f"byte {extents[failed[0]].offset}")
-        return list(ffi.unpack(done, len(extents)))
+            raise OSError(error, os.strerror(error), f"byte {batch['offset'][failed[0]]}")
+        return done
+
+    def read(self, rows: Table, buffer: memoryview) -> Counts:
+        """Reads ranges (rows of an undo table), one behind the other, those parts that have their place: for each, how
+        many of its bytes from its beginning on. No request of the daemon that writes may be on its way. OSError."""
+        first = ffi.from_buffer("struct rha_undo_entry[]", np.ascontiguousarray(rows))
+        done, failed = np.zeros(len(rows), np.uint64), ffi.new("size_t *")
+        into = ffi.from_buffer("uint64_t[]", done)
+        target = ffi.from_buffer("uint8_t[]", buffer, require_writable=True)
+        error = lib.rha_direct_read(self._image, first, len(rows), target, into, failed)
+        if error:
+            raise OSError(error, os.strerror(error), f"byte {rows['offset'][failed[0]]}")
+        return done
 
     def zeroed(self, offset: int, length: int) -> None:
         """The daemon was asked to zero a range: its clusters may lose their places."""

@@ -138,9 +138,9 @@ class StorageDaemon:
                 direct.close()
             raise
 
-    def reader(self, name: str) -> ImageReader:
-        """A reader of one image. Raises StorageError."""
-        return ImageReader(self.socket, name)
+    def reader(self, name: str, *, beside: ImageWriter | None = None) -> ImageReader:
+        """A reader of one image; `beside`: for the thread of its writer. Raises StorageError."""
+        return ImageReader(self.socket, name, beside=beside)
 
     def stop(self) -> None:
         """Ends the daemon; its images are flushed and closed. Close writers and readers first.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from rha._native import ffi, lib
 from rha.errors import StorageError
@@ -11,6 +14,12 @@ from rha.hashing import Buffer
 
 DATA: int = lib.RHA_EXTENT_DATA
 ZEROS: int = lib.RHA_EXTENT_ZEROS
+
+# struct rha_extent. A batch has up to 16 Ki rows: never an object for each on the way to the image.
+_ROW = np.dtype(
+    [("offset", "<u8"), ("length", "<u8"), ("data", "<u8"), ("disk", "<u2"), ("kind", "u1"), ("unused", "V5")]
+)
+Table = npt.NDArray[np.void]  # of such rows
 
 _WHY = {
     lib.RHA_BATCH_CUT: "a record reaches beyond the end of its frame",
@@ -46,6 +55,24 @@ class Extent(NamedTuple):
     offset: int
     length: int
     data: int
+
+
+def table(extents: Iterable[Extent]) -> Table:
+    """The extents as rows."""
+    return np.array([(e.offset, e.length, e.data, e.disk, e.kind, b"") for e in extents], _ROW)
+
+
+def rows(found: Table) -> Iterator[Extent]:
+    """The rows as extents."""
+    for offset, length, data, disk, kind, _ in found.tolist():
+        yield Extent(disk, kind, offset, length, data)
+
+
+def by_disk(found: Table) -> Iterator[tuple[int, Table]]:
+    """Rows that are sorted by disk: each disk that has any, and its rows."""
+    ends = np.flatnonzero(np.diff(found["disk"])) + 1
+    for part in np.split(found, ends) if len(found) else ():
+        yield int(part["disk"][0]), part
 
 
 def check_records(run: Buffer, disk_bytes: Sequence[int]) -> Run:
@@ -92,17 +119,17 @@ class Batch:
         """Adds a range that reads as zeros afterwards. Raises BadRecords."""
         _raise_on(lib.rha_batch_add_zeros(self._handle, disk, offset, length), offset)
 
-    def reduce(self) -> tuple[list[Extent], memoryview]:
-        """The extents, sorted by disk and offset, and the buffer that their `data` counts in; valid until `clear`.
+    def reduce(self) -> tuple[Table, memoryview]:
+        """The extents, sorted by disk and offset, and the buffer that their `data` counts in; both valid until `clear`.
 
         Raises BadRecords without memory.
         """
         _raise_on(lib.rha_batch_reduce(self._handle), 0)
         count, length = ffi.new("size_t *"), ffi.new("size_t *")
-        table = lib.rha_batch_extents(self._handle, count)
+        first = lib.rha_batch_extents(self._handle, count)
         data = lib.rha_batch_data(self._handle, length)
-        rows = [Extent(row.disk, row.kind, row.offset, row.length, row.data) for row in table[0 : count[0]]]
-        return rows, memoryview(ffi.buffer(data, length[0]) if length[0] else b"")
+        found = np.frombuffer(ffi.buffer(first, count[0] * _ROW.itemsize) if count[0] else b"", _ROW)
+        return found, memoryview(ffi.buffer(data, length[0]) if length[0] else b"")
 
     def clear(self) -> None:
         """Empties the batch and lets go of its buffers; its memory stays for the next one."""

@@ -58,21 +58,21 @@ def test_killed_in_the_middle_it_is_done_at_the_next_start(
     wanted = draw.choice(master.boundaries[:100])
     monkeypatch.setattr(rewinding, "GROUP_BYTES", 4096)
     pieces = []
-    read = pointview.PointView.read
+    gather = pointview.PointView.gather
 
     def fail_later(self, *words):
         pieces.append(words)
         if len(pieces) > 10:
             raise StateError("killed")
-        return read(self, *words)
+        return gather(self, *words)
 
-    monkeypatch.setattr(pointview.PointView, "read", fail_later)
+    monkeypatch.setattr(pointview.PointView, "gather", fail_later)
     with pytest.raises(StateError, match="killed"):
         replica.rewind(str(wanted), "somebody")
     assert "taken back" in replica.why_not_consistent()
     with pytest.raises(StateError):
         replica.close()
-    monkeypatch.setattr(pointview.PointView, "read", read)
+    monkeypatch.setattr(pointview.PointView, "gather", gather)
     again = opened(tmp_path)
     try:
         assert again.wait_applied(timeout=30)

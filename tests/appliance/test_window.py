@@ -12,7 +12,7 @@ from one_replica import DISK_BYTES, Master, opened, wait_for
 from stream import WRITE, record
 from test_points import quick, replica, shown, synced
 
-from rha.appliance import undo
+from rha.appliance import undo, undowriter
 from rha.appliance.history import Limits, Usage, cut
 from rha.appliance.spans import Change, spans
 from rha.wire.frames import FrameType
@@ -74,7 +74,7 @@ def test_full_disk_costs_points_and_nothing_else(replica, monkeypatch: pytest.Mo
     master = synced(replica, draw)
     master.churn(draw, 30)
     master.settle()
-    oldest, write = replica._images.history.intervals[0], undo.pwrite_all
+    oldest, write = replica._images.history.intervals[0], undowriter.pwrite_all
     failures = iter(range(2))
 
     def full(*words) -> None:
@@ -82,7 +82,7 @@ def test_full_disk_costs_points_and_nothing_else(replica, monkeypatch: pytest.Mo
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write(*words)
 
-    monkeypatch.setattr(undo, "pwrite_all", full)
+    monkeypatch.setattr(undowriter, "pwrite_all", full)
     master.churn(draw, 10)
     master.settle()
     assert replica.failure() is None

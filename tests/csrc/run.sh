@@ -4,7 +4,7 @@ set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
 build=$(mktemp -d)
 trap 'rm -rf "$build"' EXIT
-for room in extents ring "pointmap sectorset"; do
+for room in extents ring "pointmap sectorset undo"; do
   name=${room%% *} sources=
   for source in $room; do sources="$sources $root/csrc/$source.c"; done
   # shellcheck disable=SC2086 # a list

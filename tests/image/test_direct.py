@@ -18,7 +18,7 @@ from rha.image import formats
 from rha.image.client import ImageWriter
 from rha.image.direct import DirectFile
 from rha.image.storage_daemon import ImageSpec, StorageDaemon
-from rha.journal.extents import DATA, ZEROS, Extent
+from rha.journal.extents import DATA, ZEROS, Extent, Table, table
 
 MIB = 1 << 20
 BYTES = 16 * MIB
@@ -32,16 +32,16 @@ def image(tmp_path: Path) -> ImageSpec:
     return spec
 
 
-def batch(*parts: tuple[int, bytes]) -> tuple[list[Extent], memoryview]:
+def batch(*parts: tuple[int, bytes]) -> tuple[Table, memoryview]:
     """Data extents at these offsets."""
     rows, data = [], bytearray()
     for offset, content in parts:
         rows.append(Extent(0, DATA, offset, len(content), len(data)))
         data += content
-    return rows, memoryview(data)
+    return table(rows), memoryview(data)
 
 
-def random_batch(draw: random.Random, model: bytearray) -> tuple[list[Extent], memoryview]:
+def random_batch(draw: random.Random, model: bytearray) -> tuple[Table, memoryview]:
     """Extents that do not overlap, ascending, a fifth of them zeros; the model takes them too."""
     cuts = sorted(draw.sample(range(0, BYTES // 512), 2 * draw.randint(1, 20)))
     rows, data = [], bytearray()
@@ -55,7 +55,7 @@ def random_batch(draw: random.Random, model: bytearray) -> tuple[list[Extent], m
             rows.append(Extent(0, DATA, offset, length, len(data)))
             data += content
             model[offset : offset + length] = content
-    return rows, memoryview(data)
+    return table(rows), memoryview(data)
 
 
 def raw(image: Path, work: Path) -> bytes:
@@ -111,7 +111,7 @@ def test_a_zeroed_cluster_is_the_daemons_until_the_flush(tmp_path: Path, image: 
     with StorageDaemon([image], tmp_path / "run") as daemon, daemon.writer("root") as writer:
         writer.write_batch(*batch((0, b"a" * (2 * CLUSTER))))
         writer.flush()
-        writer.write_batch([Extent(0, ZEROS, 0, CLUSTER, 0)], memoryview(b""))
+        writer.write_batch(table([Extent(0, ZEROS, 0, CLUSTER, 0)]), memoryview(b""))
         writer.write_batch(*batch((8 * CLUSTER, b"b" * CLUSTER)))  # may be given the place that became free
         writer.write_batch(*batch((0, b"c" * 512)))
         writer.flush()
