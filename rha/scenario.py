@@ -175,6 +175,14 @@ class Vm(_Table, kw_only=True, frozen=True):
     ready_timeout: Duration = Duration(300)
 
 
+class Switch(_Table, kw_only=True, frozen=True):
+    """What the master does when it hands its service over (rha/engine/release.py)."""
+
+    units: list[str] = []  # systemd units, stopped in this order; started again in the opposite one
+    limit: Duration = Duration(90)  # for each of them to stop, and to start
+    after: Literal["stay", "poweroff"] = "stay"  # before the substitute starts
+
+
 class MoveIp(_Table, kw_only=True, frozen=True, tag_field="type", tag="ip"):
     """Addresses of the master that move to a network card of the appliance, on the same segment."""
 
@@ -287,6 +295,7 @@ class Scenario(_Table, kw_only=True, frozen=True):
     fence: list[Fence] = []  # one is enough, in this order
     lease: Lease | None = None
     vm: Vm = Vm()
+    switch: Switch = Switch()
     redirect: list[Redirect] = []
 
 

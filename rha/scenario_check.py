@@ -22,6 +22,7 @@ MIN_RING_BYTES = 4096
 MAX_RING_BYTES = 2 << 30
 MIN_LIMIT = 16 << 10  # bytes per second; below it a frame of a few hundred KiB would take minutes
 MIN_SPOOL_BYTES = 16 << 20
+_UNIT = re.compile(r"[A-Za-z0-9:_.@\\-]{1,200}\.(service|socket|target|timer|mount|slice|path)")  # systemd.unit(5)
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.IGNORECASE)
 
 
@@ -43,6 +44,7 @@ def rules(clean: Clean) -> Iterator[Mistake]:
     yield from _limit(clean.get("sync", {}), "sync.read_limit", "read_limit")
     yield from scenario_watch.rules(clean)
     yield from _vm(clean.get("vm", {}))
+    yield from _switch(clean.get("switch", {}))
     yield from scenario_redirect.rules(clean)
 
 
@@ -123,6 +125,15 @@ def _vm(table: Clean) -> Iterator[Mistake]:
     yield from _network(table.get("network", {}), "vm.network")
     if table.get("ready"):
         yield from scenario_watch.check(table["ready"], "vm.ready")
+
+
+def _switch(table: Clean) -> Iterator[Mistake]:
+    yield from positive(table, "switch", "limit")
+    units = [(f"switch.units[{index}]", unit) for index, unit in enumerate(table.get("units", []))]
+    for path, unit in units:
+        if not _UNIT.fullmatch(unit):
+            yield Mistake(path, f"{unit!r} is no systemd unit; write for example nginx.service")
+    yield from schema.repeated(units)
 
 
 def _network(table: Clean, path: str) -> Iterator[Mistake]:

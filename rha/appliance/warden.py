@@ -51,8 +51,9 @@ class ReplicaHost:
             )
         return self.replica.point()
 
-    def close_images(self) -> list[ImageSpec]:
-        return self.replica.give_up_images()
+    def close_images(self, at: Point | None = None) -> list[ImageSpec]:
+        """Raises StateError when the point has left the window."""
+        return self.replica.give_up_images(self.replica.points.find(str(at.lsn)) if at else None)
 
 
 class Warden(threading.Thread):

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rha.errors import RhaError, StateError
+from rha.errors import StateError
 from rha.redirect import run as redirect
 from rha.redirect.base import replica_place
+from rha.report import Point
 from rha.switch import progress as ledger
-from rha.switch.plan import Step, StepName, World, is_image_in_use, plan
-from rha.switch.progress import FAILED, RUNNING, SERVING, Progress, StepRecord, Trigger
-from rha.switch.steps import OVERLAYS, FailoverHost, Steps
+from rha.switch import switches
+from rha.switch.plan import CHECKS, Step, World, is_image_in_use, plan
+from rha.switch.progress import RUNNING, SERVING, Progress, Trigger
+from rha.switch.runner import Run, Say, alone, log
+from rha.switch.steps import FailoverHost, Steps, remove_overlays
 from rha.units import show_seconds
 from rha.vm.accelerator import Accelerator, choose
 from rha.vm.base import VmHost, domain_name
 
-Say = Callable[[str], None]
-_LOCK = "failover.lock"
-_log = logging.getLogger(__name__)
 
-
-def look(host: FailoverHost, vm: VmHost, *, force: bool = False) -> World:
+def look(host: FailoverHost, vm: VmHost, *, force: bool = False, wanted: Point | None = None) -> World:
     """The snapshot that `plan` wants. Once a substitute was started the images are not asked for anything."""
     past = ledger.load(host.folder)
+    wanted = wanted or (past.wanted if past else None)
     begun = past.begun if past else frozenset()
     return World(
         scenario=host.scenario,
@@ -36,12 +33,18 @@ def look(host: FailoverHost, vm: VmHost, *, force: bool = False) -> World:
         begun=begun,
         serving=bool(past and past.state == SERVING),
         domain=vm.state(domain_name(host.scenario.name)),
+        at=show_point(wanted),
     )
 
 
-def steps_ahead(host: FailoverHost, vm: VmHost, *, force: bool = False) -> list[str]:
+def show_point(point: Point | None) -> str:
+    """`LSN 4096 (2026-11-24 08:00:00)`; empty for None."""
+    return f"LSN {point.lsn} ({time.strftime('%F %T', time.localtime(point.time))})" if point else ""
+
+
+def steps_ahead(host: FailoverHost, vm: VmHost, *, force: bool = False, wanted: Point | None = None) -> list[str]:
     """What a failover would do now, in sentences; nothing is changed. Raises StateError as the act would."""
-    return [step.sentence for step in plan(look(host, vm, force=force))]
+    return [step.sentence for step in plan(look(host, vm, force=force, wanted=wanted))]
 
 
 def run_failover(
@@ -50,60 +53,45 @@ def run_failover(
     cause: Trigger,
     *,
     force: bool = False,
-    say: Say = _log.info,
+    wanted: Point | None = None,
+    say: Say = log.info,
     choose_accelerator: Callable[[str], Accelerator] = choose,
 ) -> Progress:
-    """Fails over, or goes on with a failover that was cut off or has failed; its first `cause` then stays.
+    """Fails over, or goes on with a switch that was cut off or has failed; its first `cause` then stays. `wanted`: to
+    this point instead of the newest.
 
     Returns the progress in state `serving`. A failed step raises its RhaError after `failed` was recorded. Raises
-    StateError, with nothing changed, when the plan refuses or another failover of the scenario is at work.
+    StateError, with nothing changed, when the plan refuses or another switch of the scenario is at work.
     """
-    with _alone(host.folder):
-        todo = plan(look(host, vm, force=force))
+    with alone(host.folder):
         past = ledger.load(host.folder)
+        todo = plan(look(host, vm, force=force, wanted=wanted))
         progress = past or Progress(scenario=host.scenario.name, trigger=cause)
+        progress.wanted = wanted or progress.wanted
         progress.state, progress.why, progress.forced = RUNNING, "", force or progress.forced
-        effects = Steps(host, vm, progress, choose_accelerator)
-        if past is None:
-            todo = _checked(todo, effects, say)
-        for step in todo:
-            _do(step, effects, say)
-        progress.state, progress.why = SERVING, outcome(progress)
-        ledger.store(host.folder, progress)
-    say(progress.sentence())
+        run = Run(host.folder, progress, Steps(host, vm, progress, choose_accelerator).effects, say)
+        do_all(run, todo, checked=past is None)
     return progress
 
 
-def _checked(todo: tuple[Step, ...], effects: Steps, say: Say) -> tuple[Step, ...]:
-    """What is left after the check of the redirections. It is not recorded: when it refuses, no failover has begun, and
-    the master may connect as before."""
-    first, *rest = todo
-    if first.name is not StepName.CHECK_REDIRECT:
-        return todo
-    say(f"{first.name}: {first.sentence}")
-    effects.do(first)
-    return tuple(rest)
-
-
-def _do(step: Step, effects: Steps, say: Say) -> None:
-    progress, folder = effects.progress, effects.host.folder
-    record = StepRecord(name=step.name, sentence=step.sentence, begun=time.time())
-    progress.steps = [*progress.steps, record]
-    progress.why = step.sentence
-    ledger.store(folder, progress)
-    say(f"{step.name}: {step.sentence}")
-    begun = time.monotonic()
+def do_all(run: Run, todo: Sequence[Step], *, checked: bool) -> None:
+    """Does the steps up to `serving`. `checked`: the checks among them are done first; when one refuses, no switch has
+    begun, and the master may connect as before. Raises what a step raises."""
+    begun = time.time()
+    for step in todo if checked else ():
+        if step.name in CHECKS:
+            run.check(step)
     try:
-        effects.do(step)
-    except Exception as error:
-        what = error.what if isinstance(error, RhaError) else f"bug: {error!r}"
-        record.seconds, record.failure = time.monotonic() - begun, what
-        progress.state, progress.why = FAILED, f"{step.name}: {what}"
-        ledger.store(folder, progress)
-        say(progress.sentence())
+        for step in todo:
+            if step.name not in CHECKS:
+                run.do(step)
+    except Exception:
+        switches.record(run.folder, run.progress, begun)
         raise
-    record.seconds = time.monotonic() - begun
-    ledger.store(folder, progress)
+    run.progress.state, run.progress.why = SERVING, outcome(run.progress)
+    run.store()
+    switches.record(run.folder, run.progress, begun)
+    run.say(run.progress.sentence())
 
 
 def outcome(progress: Progress) -> str:
@@ -121,18 +109,7 @@ def outcome(progress: Progress) -> str:
     return ", ".join([f"domain {progress.domain} ({progress.accelerator}: {progress.accelerator_why})", *known])
 
 
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One failover of a scenario at a time, over all processes; the kernel lets go when a process dies."""
-    with (folder / _LOCK).open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StateError(f"a failover is at work in {folder}", hint="rha status --watch") from error
-        yield
-
-
-def discard_substitute(folder: Path, vm: VmHost, scenario: str, *, say: Say = _log.info) -> None:
+def discard_substitute(folder: Path, vm: VmHost, scenario: str, *, say: Say = log.info) -> None:
     """Ends a failover for good: the VM's power is cut, domain, overlays and all that the substitute has written are
     removed. The images below are as they were; the appliance may open them and receive again.
 
@@ -142,7 +119,7 @@ def discard_substitute(folder: Path, vm: VmHost, scenario: str, *, say: Say = _l
     redirection cannot be reverted. May be repeated.
     """
     name = domain_name(scenario)
-    with _alone(folder):
+    with alone(folder):
         owner = vm.owner(name)
         if owner not in (None, scenario):
             raise StateError(f"domain {name} belongs to scenario {owner}", hint=f"virsh dumpxml {name}")
@@ -152,10 +129,8 @@ def discard_substitute(folder: Path, vm: VmHost, scenario: str, *, say: Say = _l
             vm.destroy(name)
             vm.undefine(name)
         past = ledger.load(folder)
-        for image in past.images if past else []:
-            Path(image.overlay).unlink(missing_ok=True)
-        with contextlib.suppress(FileNotFoundError):
-            (folder / OVERLAYS).rmdir()
+        if past:
+            remove_overlays(folder, past)
         (folder / ledger.FILE).unlink(missing_ok=True)
     say(f"{scenario}: substitute discarded")
 
@@ -166,4 +141,4 @@ def are_images_taken(folder: Path) -> bool:
     Raises StorageError when that cannot be known.
     """
     past = ledger.load(folder)
-    return past is not None and StepName.START_DOMAIN in past.begun
+    return past is not None and is_image_in_use(past.begun)

@@ -1,8 +1,10 @@
-"""What a failover has to do: a snapshot of the world in, ordered steps out. Pure.
+"""What a failover has to do: a snapshot of the world in, ordered steps out. Pure. Other kinds of acts have plan
+files of their own, made of the same steps where they do the same.
 
 Invariant: once `start-domain` has begun, the guest may have written to the overlays. From then on no plan applies
 anything to the images below them or makes them anew: that would take acknowledged work from the substitute's clients.
-Before that moment every step may be done again from the beginning.
+Before that moment every step may be done again from the beginning. The same holds once the master was told to power
+off: it cannot take its service back any more.
 """
 
 from __future__ import annotations
@@ -16,12 +18,18 @@ from rha.vm.base import DomainState, domain_name
 
 
 class StepName(StrEnum):
+    CHECK_MASTER = "check-master"
+    CHECK_HOST = "check-host"
     CHECK_REDIRECT = "check-redirect"
+    RELEASE = "release"
+    RECEIVE_LAST = "receive-last"
+    HOLD_IMAGES = "hold-images"
     STOP_RECEIVING = "stop-receiving"
     APPLY_SPOOL = "apply-spool"
     CLOSE_IMAGES = "close-images"
     MAKE_OVERLAY = "make-overlay"
     DEFINE_DOMAIN = "define-domain"
+    POWER_OFF = "power-off"
     START_DOMAIN = "start-domain"
     WAIT_READY = "wait-ready"
     REDIRECT = "redirect"
@@ -30,18 +38,24 @@ class StepName(StrEnum):
 
 @dataclass(frozen=True)
 class Step:
-    """`limit`: seconds after which the step counts as failed."""
+    """`name`: a StepName, or of a kind of act with steps of its own. `limit`: seconds after which the step counts as
+    failed. `undo`: the sentence of what takes it back; empty when nothing has to be."""
 
-    name: StepName
+    name: str
     sentence: str
     limit: float
+    undo: str = ""
+
+
+CHECKS = frozenset({StepName.CHECK_MASTER, StepName.CHECK_HOST, StepName.CHECK_REDIRECT})  # change nothing
+NO_RETURN = frozenset({StepName.POWER_OFF, StepName.START_DOMAIN})
 
 
 @dataclass(frozen=True)
 class World:
     """The snapshot. `why_inconsistent`: None iff the images show a state of the master. `begun`: steps that an earlier
     run has begun; empty for a new failover. `serving`: an earlier run has ended well. `domain`: the substitute's state
-    now.
+    now. `at`: the point that was asked for, in words; empty: the newest.
     """
 
     scenario: Scenario
@@ -50,11 +64,12 @@ class World:
     begun: frozenset[str]
     serving: bool
     domain: DomainState
+    at: str = ""
 
 
 def is_image_in_use(begun: frozenset[str]) -> bool:
     """Must the images below the overlays stay as they are, closed to everybody but the substitute?"""
-    return StepName.START_DOMAIN in begun
+    return bool(NO_RETURN & begun)
 
 
 def plan(world: World) -> tuple[Step, ...]:
@@ -70,12 +85,18 @@ def plan(world: World) -> tuple[Step, ...]:
             hint="rha status",
         )
     if is_image_in_use(world.begun):
-        return (*_domain_steps(world), *_ending(world))
-    _check_new(world)
-    return (*_redirect_check(world), *_image_steps(world), *_domain_steps(world), *_ending(world))
+        return (*domain_steps(world), *ending(world))
+    check_new(world)
+    return (
+        *redirect_check(world),
+        Step(StepName.STOP_RECEIVING, "stop receiving from the master", 30),
+        *image_steps(world),
+        *domain_steps(world),
+        *ending(world),
+    )
 
 
-def _redirect_check(world: World) -> list[Step]:
+def redirect_check(world: World) -> list[Step]:
     """Before anything is changed: an address that the master still answers for, a DNS server that refuses."""
     tables = world.scenario.redirect
     if not tables or world.force:
@@ -97,14 +118,15 @@ def _longest(world: World) -> float:
     return sum(table.limit for table in world.scenario.redirect)
 
 
-def _check_new(world: World) -> None:
+def check_new(world: World) -> None:
+    """Raises StateError when nothing may be begun."""
     name = world.scenario.name
     if world.domain in (DomainState.RUNNING, DomainState.PAUSED):
         raise StateError(
             f"domain {domain_name(name)} is {world.domain}, and no failover has started it",
             hint=f"virsh destroy {domain_name(name)}, then rha failover {name}",
         )
-    if world.why_inconsistent and not world.force:
+    if world.why_inconsistent and not world.force and not world.at:
         raise StateError(
             f"{name} has no consistent point to fail over to",
             cause=world.why_inconsistent,
@@ -112,18 +134,19 @@ def _check_new(world: World) -> None:
         )
 
 
-def _image_steps(world: World) -> list[Step]:
+def image_steps(world: World) -> list[Step]:
+    """From what is spooled to overlays that a guest may write to."""
     disks = ", ".join(disk.name for disk in world.scenario.disk)
-    forced = f" (forced: {world.why_inconsistent})" if world.why_inconsistent else ""
+    forced = f" (forced: {world.why_inconsistent})" if world.why_inconsistent and not world.at else ""
+    shown = f", shown as they were at {world.at}" if world.at else ""
     return [
-        Step(StepName.STOP_RECEIVING, "stop receiving from the master", 30),
         Step(StepName.APPLY_SPOOL, f"apply what is spooled{forced}", 3600),
-        Step(StepName.CLOSE_IMAGES, f"write a checkpoint and close the images of {disks}", 120),
+        Step(StepName.CLOSE_IMAGES, f"write a checkpoint and close the images of {disks}{shown}", 120),
         Step(StepName.MAKE_OVERLAY, f"put a qcow2 overlay on {disks}; the replica itself stays as it is", 60),
     ]
 
 
-def _domain_steps(world: World) -> list[Step]:
+def domain_steps(world: World) -> list[Step]:
     """A domain that runs was started by an earlier run; one that is off, or lost with its host, is made and started."""
     if world.domain == DomainState.RUNNING:
         return []
@@ -136,7 +159,8 @@ def _domain_steps(world: World) -> list[Step]:
     return steps if world.domain != DomainState.PAUSED else steps[1:]
 
 
-def _ending(world: World) -> list[Step]:
+def ending(world: World) -> list[Step]:
+    """From a domain that runs to clients that are there."""
     ready = world.scenario.vm.ready
     wait = (
         f"wait until {ready.kind} {ready.address} answers"

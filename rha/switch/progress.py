@@ -23,6 +23,8 @@ from rha.wire.messages import Heartbeat
 VERSION = 1
 FILE = "failover.json"
 RUNNING, SERVING, FAILED = "running", "serving", "failed"
+ROLLING_BACK, ROLLED_BACK = "rolling-back", "rolled-back"
+FAILOVER, SWITCHOVER = "failover", "switchover"
 
 
 class Trigger(msgspec.Struct, kw_only=True, frozen=True):
@@ -58,17 +60,39 @@ class Image(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class StepRecord(msgspec.Struct, kw_only=True):
-    """One step that has begun. `seconds` None: it has not ended. `failure` is valid iff it ended badly."""
+    """One step that has begun. `seconds` None: it has not ended. `failure` is valid iff it ended badly. `undo`: what
+    would take it back; `undone`: it was taken back, seconds that took."""
 
     name: str
     sentence: str
     begun: float
     seconds: float | None = None
     failure: str = ""
+    undo: str = ""
+    undone: float | None = None
+
+
+class Released(msgspec.Struct, kw_only=True, frozen=True):
+    """What the master said once its applications stood still. `lsn`: every write that was submitted before `time` (its
+    clock) is below it; `said`: what it did, in sentences."""
+
+    lsn: int
+    time: float
+    said: list[str] = []
+
+
+class Attempt(msgspec.Struct, kw_only=True, frozen=True):
+    """A point that was tried before and did not serve."""
+
+    point: Point | None
+    why: str
 
 
 class Progress(msgspec.Struct, kw_only=True):
-    """The file. `state`: running, serving, failed; `why` is its sentence (`wait-ready: …` when failed).
+    """The file. `kind`: failover, switchover, or another act's. `state`: running, serving, failed, rolling-back; `why`
+    is its sentence (`wait-ready: …` when failed). `wanted`: the point that was asked for; None: the newest. `released`:
+    valid once the master of a switchover has stopped its applications; then `rpo_seconds` 0 means that everything below
+    its LSN was found in the images.
 
     `firmware`, `bus`, `accelerator`, their reasons: valid once define-domain has ended. Seconds: valid once it serves.
     """
@@ -76,6 +100,10 @@ class Progress(msgspec.Struct, kw_only=True):
     version: int = VERSION
     scenario: str
     trigger: Trigger
+    kind: str = FAILOVER
+    wanted: Point | None = None
+    released: Released | None = None
+    tried: list[Attempt] = []
     state: str = RUNNING
     why: str = ""
     forced: bool = False
@@ -114,6 +142,11 @@ class Progress(msgspec.Struct, kw_only=True):
 def measure(progress: Progress) -> None:
     """Fills in the durations from the times. A time that is not known leaves what depends on it None."""
     cause, point = progress.trigger, progress.point
+    if progress.released and point:
+        progress.rpo_seconds = progress.rpo_at_most_seconds = 0.0 if point.lsn >= progress.released.lsn else None
+        progress.switch_seconds = progress.rto_seconds = _between(cause.decided, progress.ready)
+        progress.boot_seconds = _between(progress.started, progress.ready)
+        return
     if point and cause.last_heartbeat is not None:
         progress.rpo_seconds = max(0.0, cause.last_heartbeat - point.time)
     progress.detect_seconds = _between(cause.last_heard, cause.decided)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -15,9 +15,10 @@ from rha.redirect import run as redirect
 from rha.redirect.base import replica_place
 from rha.report import Point
 from rha.scenario import Scenario
-from rha.switch.plan import Step, StepName
+from rha.switch.plan import StepName
 from rha.switch.progress import Image, Progress, measure
 from rha.switch.ready import wait_ready
+from rha.switch.runner import Effect
 from rha.vm.accelerator import Accelerator, choose
 from rha.vm.base import Bus, DomainState, Firmware, VmHost, VmSpec, domain_name
 from rha.vm.disk_layout import boot_disk, recognise
@@ -53,12 +54,14 @@ class FailoverHost(Protocol):
         Raises RhaError when it fails or takes longer.
         """
 
-    def close_images(self) -> list[ImageSpec]:
-        """Writes the checkpoint and lets go of the images; in the order of the disks. Raises StorageError."""
+    def close_images(self, at: Point | None = None) -> list[ImageSpec]:
+        """Writes the checkpoint and lets go of the images; in the order of the disks. `at`: what is returned shows this
+        earlier point. Raises StorageError, StateError when there is no such point any more."""
 
 
 class Steps:
-    """One failover's effects; results go into `progress`, which the runner saves."""
+    """The effects of every switch that ends in a substitute; results go into `progress`, which the runner saves. Kinds
+    of switches add theirs to `effects`."""
 
     def __init__(
         self,
@@ -69,22 +72,18 @@ class Steps:
     ) -> None:
         self.host, self.vm, self.progress = host, vm, progress
         self._choose = choose_accelerator
-        self._do: dict[StepName, Callable[[float], None]] = {
-            StepName.CHECK_REDIRECT: lambda _: self._check_redirect(),
-            StepName.STOP_RECEIVING: lambda _: self.host.stop_receiving(),
-            StepName.APPLY_SPOOL: self._apply_spool,
-            StepName.CLOSE_IMAGES: self._close_images,
-            StepName.MAKE_OVERLAY: self._make_overlays,
-            StepName.DEFINE_DOMAIN: self._define,
-            StepName.START_DOMAIN: self._start,
-            StepName.WAIT_READY: self._wait_ready,
-            StepName.REDIRECT: lambda _: self._redirect(),
-            StepName.RECORD: lambda _: measure(self.progress),
+        self.effects: dict[str, Effect] = {
+            StepName.CHECK_REDIRECT: Effect(lambda _: self._check_redirect()),
+            StepName.STOP_RECEIVING: Effect(lambda _: self.host.stop_receiving()),
+            StepName.APPLY_SPOOL: Effect(self._apply_spool),
+            StepName.CLOSE_IMAGES: Effect(self._close_images),
+            StepName.MAKE_OVERLAY: Effect(self._make_overlays, self._remove_overlays),
+            StepName.DEFINE_DOMAIN: Effect(self._define, self._undefine),
+            StepName.START_DOMAIN: Effect(self._start),
+            StepName.WAIT_READY: Effect(self._wait_ready),
+            StepName.REDIRECT: Effect(lambda _: self._redirect()),
+            StepName.RECORD: Effect(lambda _: measure(self.progress)),
         }
-
-    def do(self, step: Step) -> None:
-        """Does one step. Raises RhaError."""
-        self._do[step.name](step.limit)
 
     def _check_redirect(self) -> None:
         redirect.check(self.host.scenario.redirect, replica_place(self.host.scenario.name, self.host.folder))
@@ -99,8 +98,10 @@ class Steps:
         folder = self.host.folder / OVERLAYS
         self.progress.images = [
             Image(name=spec.name, path=str(spec.path), format=spec.format, overlay=str(folder / f"{spec.name}.qcow2"))
-            for spec in self.host.close_images()
+            for spec in self.host.close_images(self.progress.wanted)
         ]
+        if self.progress.wanted:
+            self.progress.point = self.progress.wanted
 
     def _make_overlays(self, _: float) -> None:
         """Overlays that a cut-off run has left are empty still: no domain was started on them."""
@@ -108,6 +109,9 @@ class Steps:
         for image in self.progress.images:
             Path(image.overlay).unlink(missing_ok=True)
             formats.overlay(Path(image.overlay), Path(image.path), image.format)
+
+    def _remove_overlays(self) -> None:
+        remove_overlays(self.host.folder, self.progress)
 
     def _define(self, _: float) -> None:
         wanted, progress = self.host.scenario.vm, self.progress
@@ -135,6 +139,11 @@ class Steps:
             )
         )
 
+    def _undefine(self) -> None:
+        name = domain_name(self.host.scenario.name)
+        if self.vm.owner(name) == self.host.scenario.name:
+            self.vm.undefine(name)
+
     def _firmware(self) -> tuple[int, Firmware, str]:
         """Which disk boots, with what firmware, and why. The scenario's word goes before the disks'."""
         wanted = self.host.scenario.vm.firmware
@@ -156,3 +165,11 @@ class Steps:
         elif (state := self.vm.state(name)) != DomainState.RUNNING:
             raise VmError(f"domain {name} is {state}", cause=self.vm.console(name)[-200:])
         self.progress.ready = time.time()
+
+
+def remove_overlays(folder: Path, progress: Progress) -> None:
+    """Removes the overlays of a switch, with what a guest has written to them."""
+    for image in progress.images:
+        Path(image.overlay).unlink(missing_ok=True)
+    with suppress(FileNotFoundError):
+        (folder / OVERLAYS).rmdir()

@@ -37,6 +37,6 @@ class OneScenario:
         self._called("apply_spool")
         return None if self.why else Point(lsn=4096, time=1000.0)
 
-    def close_images(self) -> list[ImageSpec]:
+    def close_images(self, at: Point | None = None) -> list[ImageSpec]:
         self._called("close_images")
         return [ImageSpec(path.stem, path, path.suffix[1:]) for path in self.images]

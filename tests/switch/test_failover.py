@@ -2,6 +2,7 @@
 
 import fcntl
 import shutil
+from functools import partial
 
 import pytest
 
@@ -13,12 +14,14 @@ from rha.switch import progress as ledger
 from rha.switch.failover import are_images_taken, discard_substitute, run_failover, steps_ahead
 from rha.switch.plan import StepName
 from rha.switch.progress import FAILED, RUNNING, SERVING, Progress, Trigger, measure, vm_report
+from rha.switch.runner import Effect
+from rha.switch.steps import Steps
 from rha.vm.accelerator import Accelerator
 from rha.vm.null import NullHost
 from tests.switch.one_scenario import OneScenario
+from tests.switch.test_plan import PLAIN
 
 pytestmark = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="no qemu-img")
-PLAIN = [name for name in StepName if name not in (StepName.CHECK_REDIRECT, StepName.REDIRECT)]
 CAUSE = Trigger(by="appliance", reason="silent", decided=2010.0, last_heartbeat=1000.5, last_heard=2002.0)
 
 
@@ -104,29 +107,32 @@ class Cut(BaseException):
 @pytest.mark.parametrize("after", [False, True])
 def test_cut_off_anywhere_it_ends_serving_with_the_guests_writes(host, cut, after, monkeypatch):
     """Killed just before or just after the effect of each step."""
-    from rha.switch.steps import Steps
+    vm = NullHost()
 
-    real, vm = Steps.do, NullHost()
+    class CutSteps(Steps):
+        def __init__(self, *words):
+            super().__init__(*words)
+            self.effects = {name: Effect(partial(self.cut_do, name, effect)) for name, effect in self.effects.items()}
 
-    def do(self, step):
-        if step.name == cut and not after:
-            raise Cut
-        real(self, step)
-        if step.name == StepName.START_DOMAIN:  # the guest writes at once
-            formats._run("bench", ["-w", "-c1", "-q", "-f", "qcow2", self.progress.images[0].overlay], host.folder)
-        if step.name == cut:
-            raise Cut
+        def cut_do(self, name, effect, limit):
+            if name == cut and not after:
+                raise Cut
+            effect.do(limit)
+            if name == StepName.START_DOMAIN:  # the guest writes at once
+                formats._run("bench", ["-w", "-c1", "-q", "-f", "qcow2", self.progress.images[0].overlay], host.folder)
+            if name == cut:
+                raise Cut
 
-    monkeypatch.setattr(Steps, "do", do)
+    monkeypatch.setattr("rha.switch.failover.Steps", CutSteps)
     with pytest.raises(Cut):
         go(host, vm)
     past = ledger.load(host.folder)
     assert past.state == RUNNING
     assert past.is_unfinished
-    assert are_images_taken(host.folder) == (list(StepName).index(cut) >= list(StepName).index(StepName.START_DOMAIN))
+    assert are_images_taken(host.folder) == (PLAIN.index(cut) >= PLAIN.index(StepName.START_DOMAIN))
     overlay = host.folder / "substitute" / "root.qcow2"
     inode = overlay.stat().st_ino if are_images_taken(host.folder) else None
-    monkeypatch.setattr(Steps, "do", real)
+    monkeypatch.undo()
     assert go(host, vm).state == SERVING
     assert vm.calls.count("start rha-web") == 1
     assert inode in (None, overlay.stat().st_ino), "the overlay that the guest wrote to was replaced"
@@ -152,7 +158,12 @@ def test_discard_leaves_the_images_alone(host):
     discard_substitute(host.folder, vm, "web")
     discard_substitute(host.folder, vm, "web")
     assert vm.calls[-2:] == ["destroy rha-web", "undefine rha-web"]
-    assert sorted(path.name for path in host.folder.iterdir()) == ["data.qcow2", "failover.lock", "root.qcow2"]
+    assert sorted(path.name for path in host.folder.iterdir()) == [
+        "data.qcow2",
+        "failover.lock",
+        "root.qcow2",
+        "switches.jsonl",
+    ]
     assert go(host, vm).state == SERVING
 
 
