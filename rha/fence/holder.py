@@ -17,13 +17,14 @@ from rha.errors import HostError, RhaError, StorageError
 from rha.fence import permit, sentry, terms
 from rha.fence.etcd import Access, Etcd
 from rha.fence.permit import Permit
+from rha.fence.sentry import SYSTEM
+from rha.fence.serving import Host
 from rha.fence.taking import key_of
 from rha.fence.terms import Move, Next, Seen
 from rha.report import LeaseReport
 from rha.scenario import Lease, Scenario
 
 LOOK_SECONDS = 0.1
-SYSTEMCTL = tuple(filter(None, os.environ.get("RHA_SYSTEMCTL", "").split()))  # another service manager: for tests
 Say = Callable[[str], None]
 
 
@@ -35,9 +36,10 @@ def master_name() -> str:
 class Holder(threading.Thread):
     """One scenario's. Raises ConfigError when a certificate for etcd is unusable."""
 
-    def __init__(self, scenario: Scenario, lease: Lease, run_dir: Path, say: Say) -> None:
+    def __init__(self, scenario: Scenario, lease: Lease, run_dir: Path, say: Say, host: Host = SYSTEM) -> None:
         super().__init__(name="lease", daemon=True)
         self._key, self._lease, self._say, self._me = key_of(scenario.name), lease, say, master_name()
+        self._host = host
         self._path = run_dir / f"{scenario.name}.permit"
         self._every = terms.renew_seconds(lease.ttl, lease.stop_limit)
         access = Access(lease.endpoints, lease.ca, lease.certificate, lease.key)
@@ -137,7 +139,7 @@ class Holder(threading.Thread):
         if permit.load(self._path) is None:
             self._permit(0.0, "the lease is not held yet")
         try:
-            words = [sys.executable, "-m", "rha.fence.sentry", str(self._path), *SYSTEMCTL]
+            words = [sys.executable, "-m", "rha.fence.sentry", str(self._path), *self._host.systemctl]
             self._sentry = subprocess.Popen(words, stdin=subprocess.DEVNULL, start_new_session=True)
         except OSError as error:
             raise HostError("the sentry does not start", cause=str(error)) from error
