@@ -227,7 +227,7 @@ class _Scenes:
         _demand(table[2] == "linear" and len(table) == 5, f"the LV is in pieces: {table}")
         places = {name: (0, one.file.stat().st_size) for name, one in self._disks.items()}
         places["lv"] = (int(table[4]) * disk.SECTOR, int(table[1]) * disk.SECTOR)
-        self._master.wait_applied()
+        self._site.wait_applied(SCENARIO)
         self._master.stop()
         self._machine.power_off()
         self._site.stop()

@@ -144,7 +144,7 @@ class _Recorder:
             for kind in KINDS:
                 self._machine.run("dmsetup", "message", f"lw-{kind}", "0", "mark", name)
             master.wait_ordered()
-            master.wait_applied()
+            self._site.wait_applied(master.name)
             return Mark(name, _consistent_lsn(self._site, master.name))
         finally:
             for kind in KINDS:

@@ -123,7 +123,7 @@ class _Scene:
         """Everything quiet: the disk's file against the replica. Ends machine and appliance."""
         self._machine.run("umount", MOUNT)
         self._master.wait_ordered()
-        self._master.wait_applied()
+        self._site.wait_applied(SCENARIO)
         self._master.stop()
         self._machine.power_off()
         self._site.stop()

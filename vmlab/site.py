@@ -75,18 +75,20 @@ class Site:
     def protect(self, machine: Machine, scenario: str, disks: Mapping[str, str], ring: str = "32MiB") -> Master:
         """Puts certificates, scenario file and units into a machine. `disks`: name → device there. Starts nothing."""
         pair = self._certificate(scenario)
-        for path in (self._pki / "ca.pem", pair.certificate, pair.key):
-            machine.put(f"/etc/rha/pki/{path.name}", path.read_bytes())
-        tables = "".join(f'[[disk]]\nname = "{name}"\ndevice = "{device}"\n' for name, device in disks.items())
-        machine.put(
-            f"/etc/rha/{scenario}.toml",
-            f'name = "{scenario}"\n{tables}[appliance]\naddress = "{HOST}:{self.port}"\n'
-            f'ca = "/etc/rha/pki/ca.pem"\ncertificate = "/etc/rha/pki/{pair.certificate.name}"\n'
-            f'key = "/etc/rha/pki/{pair.key.name}"\n[capture]\nring = "{ring}"\n[link]\nheartbeat = "500ms"\n'
-            '[sync]\nmethod = "block"\n',
-        )
-        machine.sh("cp -u /opt/rha/packaging/rha-engine@.service /etc/systemd/system/ && systemctl daemon-reload")
-        return Master(self, machine, scenario)
+        return install(machine, scenario, disks, self._pki / "ca.pem", pair, f"{HOST}:{self.port}", ring)
+
+    def wait_applied(self, scenario: str) -> None:
+        """Until the images hold everything that the appliance acknowledged."""
+        end = time.monotonic() + APPLIED_SECONDS
+        while True:
+            reports = product.reports(self.run_dir / "appliance.sock")
+            mine = next((one for one in reports if one.scenario == scenario), None)
+            if mine and mine.state == "consistent" and mine.lag_bytes == 0:
+                return
+            if time.monotonic() > end:
+                what = f"{mine.state}: {mine.why}, {mine.lag_bytes} bytes to apply" if mine else "no report"
+                raise StateError(f"{scenario}'s images are not complete after {APPLIED_SECONDS:.0f} s", cause=what)
+            time.sleep(EVERY_SECONDS)
 
     def _certificate(self, scenario: str) -> pki.Pair:
         """Issued at its first use."""
@@ -100,11 +102,35 @@ class Site:
         self._stack.close()
 
 
+def install(
+    machine: Machine,
+    scenario: str,
+    disks: Mapping[str, str],
+    ca: Path,
+    pair: pki.Pair,
+    address: str,
+    ring: str,
+) -> Master:
+    """Makes a machine a master whose appliance listens at `address`; see `Site.protect`."""
+    for path in (ca, pair.certificate, pair.key):
+        machine.put(f"/etc/rha/pki/{path.name}", path.read_bytes())
+    tables = "".join(f'[[disk]]\nname = "{name}"\ndevice = "{device}"\n' for name, device in disks.items())
+    machine.put(
+        f"/etc/rha/{scenario}.toml",
+        f'name = "{scenario}"\n{tables}[appliance]\naddress = "{address}"\n'
+        f'ca = "/etc/rha/pki/{ca.name}"\ncertificate = "/etc/rha/pki/{pair.certificate.name}"\n'
+        f'key = "/etc/rha/pki/{pair.key.name}"\n[capture]\nring = "{ring}"\n[link]\nheartbeat = "500ms"\n'
+        '[sync]\nmethod = "block"\n',
+    )
+    machine.sh("cp -u /opt/rha/packaging/rha-engine@.service /etc/systemd/system/ && systemctl daemon-reload")
+    return Master(machine, scenario)
+
+
 class Master:
     """One scenario of a machine."""
 
-    def __init__(self, site: Site, machine: Machine, scenario: str) -> None:
-        self.site, self.machine, self.name = site, machine, scenario
+    def __init__(self, machine: Machine, scenario: str) -> None:
+        self.machine, self.name = machine, scenario
         self.unit = f"rha-engine@{scenario}"
 
     def refusals(self) -> dict[str, str]:
@@ -159,19 +185,6 @@ class Master:
     def history(self) -> list[dict[str, Any]]:
         """All changes of state, oldest first: what `rha history` says."""
         return list(json.loads(self.machine.run("rha", "history", self.name, "--json", "--last", 10000)))
-
-    def wait_applied(self) -> None:
-        """Until the appliance's images hold everything that it acknowledged."""
-        end = time.monotonic() + APPLIED_SECONDS
-        while True:
-            reports = product.reports(self.site.run_dir / "appliance.sock")
-            mine = next((one for one in reports if one.scenario == self.name), None)
-            if mine and mine.state == "consistent" and mine.lag_bytes == 0:
-                return
-            if time.monotonic() > end:
-                what = f"{mine.state}: {mine.why}, {mine.lag_bytes} bytes to apply" if mine else "no report"
-                raise StateError(f"{self.name}'s images are not complete after {APPLIED_SECONDS:.0f} s", cause=what)
-            time.sleep(EVERY_SECONDS)
 
     def log(self, lines: int = 20) -> str:
         """The engine's last words."""

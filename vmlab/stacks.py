@@ -112,7 +112,7 @@ class Group:
         losses = {name: count for one in report["disks"] for name, count in one["losses"].items() if count}
         captured = f"{report['records']} records, {show_bytes(report['payload_bytes'])}"
         self._say(f"{self._scenario}: quiet, {captured}, {losses or 'no losses'}")
-        master.wait_applied()
+        self._site.wait_applied(master.name)
         master.unload()
         self._site.stop()
         return self._compare(watched)

@@ -36,6 +36,15 @@ def save(path: Path, value: Any) -> None:
         raise StorageError(f"{path} cannot be written", cause=str(error), hint=f"df -h {path.parent}") from error
 
 
+def make_folder(path: Path) -> None:
+    """A folder of a scenario, if it is not there. Raises StorageError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        cause = error.strerror or str(error)
+        raise StorageError(f"{path} cannot be made", cause=cause, hint=f"df -h {path.parent}") from error
+
+
 def load(path: Path, kind: type[T]) -> T | None:
     """The content of such a file; None when it was never written. Raises StorageError when it cannot be read."""
     try:

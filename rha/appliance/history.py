@@ -19,19 +19,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from rha.appliance import undo
+from rha.appliance import catalog, undo
 from rha.appliance.checkpoint import Checkpoint
 from rha.appliance.stream import StreamState
 from rha.appliance.undo import Block, Head
 from rha.appliance.undowriter import Reader, UndoFile
 from rha.errors import RhaError, StorageError
 from rha.journal.extents import Table
-from rha.journal.folder import DurableMark
+from rha.journal.folder import MARK_NAME, DurableMark
 from rha.journal.sealing import PLAIN_ONLY, Keyring
 from rha.units import show_bytes
 
 INTERVAL_BYTES = 512 << 20  # of journal: what is replayed forward to show a point is at most this
 INTERVAL_SECONDS = 600.0
+FULL_WHY = "the store's disk is full"
 
 
 class Limits(NamedTuple):
@@ -113,18 +114,20 @@ class History:
     # Opening and closing --------------------------------------------------------------------------------------
 
     def open(self, disk_bytes: Sequence[int], saved: Checkpoint) -> None:
-        """After a start. Undo that cannot be trusted is removed and `lost_why` says so: the images do not need it.
+        """After a start. Undo that cannot be trusted is removed and `lost_why` says so: the images do not need it. On a
+        full disk there are no points until there is room.
 
-        Raises StorageError when the folder cannot be used at all, KeyMissing when undo is encrypted with another key.
+        Raises KeyMissing when undo is encrypted with another key, StorageError when what cannot be trusted cannot be
+        removed.
         """
         self.close()
         self._disk_bytes = list(disk_bytes)
         try:
-            self.folder.mkdir(exist_ok=True, mode=0o700)
             for draft in self.folder.glob("*.new"):
                 draft.unlink()
             found = undo.files(self.folder)
-            self._mark = DurableMark(self.folder, fresh=not found)
+            if found or (self.folder / MARK_NAME).exists():
+                self._mark = DurableMark(self.folder, fresh=not found)
             if found:
                 self._reopen(found, saved)
         except (StorageError, OSError) as error:
@@ -178,7 +181,7 @@ class History:
                 if not self._remove(1):
                     if self._pinned is not None:
                         raise
-                    self._lose("the store's disk is full")
+                    self._lose(FULL_WHY)
                     return
         with self._lock:
             for watcher in self._watchers if blocks else ():
@@ -190,11 +193,10 @@ class History:
         Raises StorageError.
         """
         with self._lock:
-            if self._current and self._mark:
-                self._mark.write(self._current.head.base + self._current.bytes, force=True)
+            self._note_durable()
             state = self._state_at(saved)
             if self._is_begin_due(saved, state):
-                self._begin(saved, state, saved.position)
+                self._begin_if_room(saved, state)
             count, why = cut(self._usage(saved), self.limits)
             if count:
                 self.cut_why = why
@@ -210,8 +212,30 @@ class History:
             return since > 0
         return since >= INTERVAL_BYTES or (since > 0 and self._clock() - head.created >= INTERVAL_SECONDS)
 
+    def _note_durable(self) -> None:
+        if not self._current or not self._mark:
+            return
+        try:
+            self._mark.write(self._current.head.base + self._current.bytes, force=True)
+        except OSError as error:
+            raise StorageError("undo cannot be kept", cause=f"{self._mark.path}: {error.strerror}") from error
+
+    def _begin_if_room(self, saved: Checkpoint, state: StreamState) -> None:
+        """On a full disk the oldest points go for it; without any, the interval that is written goes on, or there are
+        no points yet. Only what a rewind needs is insisted on."""
+        while True:
+            try:
+                return self._begin(saved, state, saved.position)
+            except StorageError as error:
+                if not _is_full(error) or (self._begin_next and self._current):
+                    raise
+                self.cut_why = FULL_WHY
+                if not self._remove(1):
+                    return None
+
     def _begin(self, saved: Checkpoint, state: StreamState, before_end: int) -> None:
         before = self._current
+        self._prepare()
         head = Head(
             start=saved,
             stream=state,
@@ -228,6 +252,15 @@ class History:
             self._intervals.append(Interval(fresh.path, head))
         if before:
             before.close()
+
+    def _prepare(self) -> None:
+        """Makes the folder and its durable mark when they are not there. Raises StorageError."""
+        catalog.make_folder(self.folder)
+        try:
+            if self._mark is None:
+                self._mark = DurableMark(self.folder, fresh=True)
+        except OSError as error:
+            raise StorageError("undo cannot be kept", cause=f"{self.folder}: {error.strerror}", hint="df -h") from error
 
     def begin_now(self, saved: Checkpoint) -> None:
         """A new interval at this checkpoint, if there are any: the images may be taken back to here, or what follows
@@ -274,7 +307,7 @@ class History:
             for head, after in itertools.pairwise(heads)
         ]
         last = saved.position - heads[-1].start.position + self._current.bytes if heads and self._current else 0
-        return Usage([age for age, _ in rows], [size for _, size in rows], last, free_bytes(self.folder))
+        return Usage([age for age, _ in rows], [size for _, size in rows], last, free_bytes(self.folder.parent))
 
     def _remove(self, count: int) -> int:
         """Removes the oldest intervals, never the current one. Returns how many."""
@@ -296,13 +329,14 @@ class History:
             if self._current:
                 self._current.close()
             self._current = None
-            for path in undo.files(self.folder):
-                path.unlink(missing_ok=True)
             if self._mark:
                 self._mark.close()
-            with contextlib.suppress(FileNotFoundError):
-                (self.folder / "durable").unlink()
-            self._mark = DurableMark(self.folder, fresh=True)
+            self._mark = None
+            try:
+                for path in [*undo.files(self.folder), self.folder / MARK_NAME]:
+                    path.unlink(missing_ok=True)
+            except OSError as error:
+                raise StorageError("undo cannot be removed", cause=str(error), hint=f"ls -l {self.folder}") from error
 
     def forget(self, why: str) -> None:
         """Gives up all points: the images were changed by somebody else."""

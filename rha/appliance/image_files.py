@@ -115,6 +115,9 @@ class ImageFiles:
         try:
             if applier:
                 applier.stop()
+        except BaseException as error:
+            self._note_trouble(error, self._closed_at.position)
+            raise
         finally:
             if applier:
                 self._closed_at = applier.saved

@@ -81,7 +81,7 @@ class Images:
 
     def open(self) -> None:
         """Raises StorageError."""
-        (self.folder / "images").mkdir(exist_ok=True, mode=0o700)
+        catalog.make_folder(self.folder / "images")
         for spec, disk in zip(self.base_specs(), self.applied_state.disks, strict=True):
             if not spec.path.exists() and disk.phase == "new":
                 formats.create(spec.path, disk.bytes, self._config.image_format)
@@ -291,9 +291,9 @@ class Images:
         """Closes the images, lays overlays over them, and goes on with these. Raises StorageError."""
         with self._alone():
             self._files.close()
-            self.history.begin_now(self.applied)
-            guarded = guard.Guard(point=point, position=self.applied.position)
             try:
+                self.history.begin_now(self.applied)
+                guarded = guard.Guard(point=point, position=self.applied.position)
                 guard.begin(self.folder, self.base_specs(), guarded)
                 with self._lock:
                     self.guard = guarded

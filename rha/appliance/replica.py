@@ -21,6 +21,7 @@ import threading
 import time
 from pathlib import Path
 
+from rha.appliance import catalog
 from rha.appliance.config import Config
 from rha.appliance.history import free_bytes
 from rha.appliance.images import Images
@@ -43,7 +44,7 @@ class Replica:
     def __init__(self, folder: Path, config: Config, *, retired: bool = False) -> None:
         """`retired`: a substitute VM has the images; they stay closed until `restore_images`."""
         self.folder, self.name = folder, folder.name
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        catalog.make_folder(folder)
         self._lock = threading.RLock()
         self._reserve = int(config.reserve)
         self.is_connected = False

@@ -7,7 +7,6 @@ Here they are read; undowriter.py writes them.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -57,8 +56,8 @@ def path_of(folder: Path, start: int) -> Path:
 
 
 def files(folder: Path) -> list[Path]:
-    """The folder's undo files, oldest first."""
-    return [folder / name for name in sorted(os.listdir(folder)) if _NAME.fullmatch(name)]
+    """The folder's undo files, oldest first; none when there is no folder."""
+    return sorted(path for path in folder.glob("*.undo") if _NAME.fullmatch(path.name))
 
 
 def opened(path: Path, keys: Keyring) -> FrameFile:

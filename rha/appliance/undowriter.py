@@ -132,12 +132,16 @@ class UndoFile:
 def _write_new(path: Path, head: Head, keys: Keyring) -> None:
     """An undo file with its first frame, under its name only when it is durable. Raises OSError."""
     draft, seal = path.with_suffix(".new"), keys.begin(path.name)
-    with draft.open("wb") as file:
-        file.write(seal.head)
-        file.writelines(seal.pack([frames.control(FrameType.INTERVAL, head)], len(seal.head)))
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    try:
+        with draft.open("wb") as file:
+            file.write(seal.head)
+            file.writelines(seal.pack([frames.control(FrameType.INTERVAL, head)], len(seal.head)))
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
     _sync_folder(path.parent)
 
 

@@ -7,15 +7,16 @@ same bytes. Several clients may use either at once.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import IO, Any, NamedTuple, Self
 
 from rha.errors import HostError, StorageError
 from rha.image.client import ImageReader, ImageWriter, read_only_export
@@ -28,6 +29,8 @@ __all__ = ["ImageReader", "ImageSpec", "ImageWriter", "StorageDaemon"]
 START_SECONDS = 30.0
 STOP_SECONDS = 60.0  # it flushes every image on its way out
 PREVIOUS_SECONDS = 20.0  # a killed daemon may wait for its last I/O
+_POLL_SECONDS = 0.02
+SAID_BYTES = 64 << 10  # of what the daemon said last
 MAX_SOCKET_PATH_BYTES = 107
 PROGRAM = "qemu-storage-daemon"
 
@@ -48,14 +51,13 @@ class StorageDaemon:
     """
 
     def __init__(self, images: Sequence[ImageSpec], folder: Path, *, as_files: bool = False) -> None:
-        """`folder`: for nbd.sock, qmp.sock, pid and log; one scenario's own. `as_files`: each image is a raw file
+        """`folder`: for nbd.sock and qmp.sock; one scenario's own. `as_files`: each image is a raw file
         there, `file_of` (FUSE), instead of an NBD export. Nothing is started yet."""
         self.images = list(images)
         self.folder = folder
         self._as_files = as_files
         self.socket = folder / "nbd.sock"
-        self._pidfile = folder / "storage-daemon.pid"
-        self._log = folder / "storage-daemon.log"
+        self._words: IO[bytes] | None = None  # what it says: in memory, as a full disk must not silence it
         self._process: subprocess.Popen[bytes] | None = None
         self._qmp: Qmp | None = None
 
@@ -64,22 +66,37 @@ class StorageDaemon:
 
         Raises StorageError when an image is missing, damaged or in use, HostError when the program is missing.
         """
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for image in self.images if self._as_files else ():
-            self.file_of(image.name).touch()
-        _await_end_of_previous(self._pidfile)
-        self.socket.unlink(missing_ok=True)
-        with _listener(self.folder / "qmp.sock") as listener, self._log.open("wb") as log:
-            client = socket.socket(socket.AF_UNIX)
-            client.connect(str(self.folder / "qmp.sock"))
-            self._process = _spawn(self._command(listener.fileno()), listener.fileno(), log.fileno())
-        # Ours is closed now: when the daemon dies, its end is the last one and the greeting's reader sees the end.
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for image in self.images if self._as_files else ():
+                self.file_of(image.name).touch()
+            client = self._spawn()
+        except OSError as error:
+            raise StorageError(
+                "the storage daemon did not start",
+                cause=f"{self.folder}: {error.strerror}",
+                hint=f"df -h {self.folder}",
+            ) from error
+        # The listener is closed now: when the daemon dies, its end is the last one and the greeting's reader sees it.
         try:
             self._qmp = Qmp(client, timeout=START_SECONDS)
         except (EOFError, OSError) as error:
             client.close()
             self._kill()
             raise self._not_started() from error
+
+    def _spawn(self) -> socket.socket:
+        """Returns the connection to its monitor. Raises OSError, HostError, StorageError."""
+        self._words = os.fdopen(os.memfd_create("storage-daemon"), "rb")
+        with _taken(self.folder) as lock:
+            self.socket.unlink(missing_ok=True)
+            with _listener(self.folder / "qmp.sock") as listener:
+                client = socket.socket(socket.AF_UNIX)
+                client.connect(str(self.folder / "qmp.sock"))
+                self._process = _spawn(
+                    self._command(listener.fileno()), (listener.fileno(), lock), self._words.fileno()
+                )
+        return client
 
     def _command(self, qmp_file: int) -> list[str]:
         words = ["setpriv", "--pdeathsig", "KILL", PROGRAM]
@@ -89,17 +106,24 @@ class StorageDaemon:
             node = f"image{number}"
             words += _image_words(node, image)
             words += _file_words(node, self.file_of(image.name)) if self._as_files else _nbd_words(node, image.name)
-        return [*words, "--pidfile", str(self._pidfile)]
+        return words
 
     def _not_started(self) -> StorageError:
-        said = self._log.read_bytes()
+        said = self._said()
         if b" lock" in said:
             return StorageError(
                 "an image is in use",
                 cause=last_words(said),
                 hint="another storage daemon, VM or tool has it open: stop it, or look with lsof",
             )
-        return StorageError("the storage daemon did not start", cause=last_words(said), hint=f"see {self._log}")
+        return StorageError("the storage daemon did not start", cause=last_words(said), hint=f"df -h {self.folder}")
+
+    def _said(self) -> bytes:
+        """The end of what the daemon has said."""
+        if self._words is None:
+            return b""
+        file = self._words.fileno()
+        return os.pread(file, SAID_BYTES, max(0, os.fstat(file).st_size - SAID_BYTES))
 
     def execute(self, command: str, **arguments: Any) -> Any:
         """Runs one QMP command and returns its answer.
@@ -111,9 +135,8 @@ class StorageDaemon:
         try:
             return self._qmp.execute(command, **arguments)
         except (EOFError, OSError) as error:
-            raise StorageError(
-                "the storage daemon does not answer", cause=str(error), hint=f"see {self._log}"
-            ) from error
+            cause = f"{error}; {last_words(self._said())}"
+            raise StorageError("the storage daemon does not answer", cause=cause) from error
 
     def file_of(self, name: str) -> Path:
         """Where an image is a raw file; valid iff `as_files`."""
@@ -162,7 +185,7 @@ class StorageDaemon:
         if status:
             raise StorageError(
                 "the storage daemon did not end well",
-                cause=f"exit status {status}: {last_words(self._log.read_bytes())}",
+                cause=f"exit status {status}: {last_words(self._said())}",
             )
 
     def _kill(self) -> None:
@@ -217,37 +240,51 @@ def _listener(path: Path) -> socket.socket:
         )
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX)
-    listener.bind(str(path))
-    listener.listen()
+    try:
+        listener.bind(str(path))
+        listener.listen()
+    except OSError:
+        listener.close()
+        raise
     return listener
 
 
-def _spawn(command: list[str], keep: int, log: int) -> subprocess.Popen[bytes]:
+def _spawn(command: list[str], keep: tuple[int, ...], words: int) -> subprocess.Popen[bytes]:
     try:
         return subprocess.Popen(
-            command, pass_fds=(keep,), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            command, pass_fds=keep, stdin=subprocess.DEVNULL, stdout=words, stderr=words, start_new_session=True
         )
     except FileNotFoundError as error:
         raise HostError("setpriv is missing", cause=str(error), hint="apt-get install util-linux") from error
 
 
-def _await_end_of_previous(pidfile: Path) -> None:
-    """Waits for the daemon of an appliance that was killed: its own SIGKILL may still be on the way, and it holds the
-    images' locks until it is gone.
+@contextlib.contextmanager
+def _taken(folder: Path) -> Iterator[int]:
+    """The folder's lock, for the daemon to inherit and hold as long as it lives. The daemon of an appliance that was
+    killed is waited for: its own SIGKILL may still be on the way, and it holds the images' locks until it is gone.
+    A file with its process's number was rejected: on a full disk there is no room for it.
 
     Raises StorageError when it does not end: then a living appliance uses this folder.
     """
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        pid = int(pidfile.read_text())
-        if os.fsencode(pidfile) not in Path(f"/proc/{pid}/cmdline").read_bytes():
-            return
-        handle = os.pidfd_open(pid)
-    except (FileNotFoundError, ProcessLookupError, ValueError):
-        return
-    try:
-        if not select.select([handle], [], [], PREVIOUS_SECONDS)[0]:
-            raise StorageError(
-                "another appliance serves these images", cause=f"its storage daemon is process {pid}", hint="rha status"
-            )
+        end = time.monotonic() + PREVIOUS_SECONDS
+        while not _locked(lock):
+            if time.monotonic() > end:
+                raise StorageError(
+                    "another appliance serves these images",
+                    cause=f"its storage daemon holds {folder}",
+                    hint=f"rha status; fuser -v {folder}",
+                )
+            time.sleep(_POLL_SECONDS)
+        yield lock
     finally:
-        os.close(handle)
+        os.close(lock)
+
+
+def _locked(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -114,10 +114,14 @@ class DurableMark:
             self._file = os.open(self.path, flags, 0o600)
         except FileNotFoundError:
             raise damaged(self.path, 0, "the file is missing, and there are segments") from None
-        if fresh and os.fstat(self._file).st_size and self.read():
-            raise damaged(self.path, 0, f"{self.read()} bytes were durable, and there are no segments")
-        if fresh:
-            self.write(0, force=True)
+        try:
+            if fresh and os.fstat(self._file).st_size and self.read():
+                raise damaged(self.path, 0, f"{self.read()} bytes were durable, and there are no segments")
+            if fresh:
+                self.write(0, force=True)
+        except BaseException:
+            os.close(self._file)
+            raise
 
     def read(self) -> int:
         """The position. Raises StorageError when the mark is damaged."""
