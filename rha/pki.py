@@ -27,6 +27,7 @@ from rha.wire.identity import APPLIANCE_URI, MASTER_URI, role_of
 CA_DAYS = 3650
 LEAF_DAYS = 825
 CLOCK_SKEW = dt.timedelta(hours=1)  # certificates begin this much earlier: clocks of masters differ
+_BOTH = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]  # an appliance asks observers, too
 _PEM = serialization.Encoding.PEM
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -77,7 +78,7 @@ def issue_appliance(directory: Path, name: str, addresses: Sequence[str], *, day
         raise ConfigError("no address given", cause="masters compare it with the address they connect to")
     names = [_general_name(text) for text in addresses]
     uri = x509.UniformResourceIdentifier(APPLIANCE_URI)
-    return _issue(directory, f"appliance-{name}", [uri, *names], ExtendedKeyUsageOID.SERVER_AUTH, days)
+    return _issue(directory, f"appliance-{name}", [uri, *names], _BOTH, days)
 
 
 def issue_master(directory: Path, scenario: str, *, days: int = LEAF_DAYS) -> Pair:
@@ -87,7 +88,7 @@ def issue_master(directory: Path, scenario: str, *, days: int = LEAF_DAYS) -> Pa
     """
     _check_name(scenario)
     uri = x509.UniformResourceIdentifier(MASTER_URI + scenario)
-    return _issue(directory, f"master-{scenario}", [uri], ExtendedKeyUsageOID.CLIENT_AUTH, days)
+    return _issue(directory, f"master-{scenario}", [uri], [ExtendedKeyUsageOID.CLIENT_AUTH], days)
 
 
 def show(path: Path, *, now: dt.datetime | None = None) -> Shown:
@@ -109,14 +110,16 @@ def show(path: Path, *, now: dt.datetime | None = None) -> Shown:
     return Shown(path, certificate.subject.rfc4514_string(), role, scenario, addresses, until, left)
 
 
-def _issue(directory: Path, stem: str, names: list[x509.GeneralName], usage: x509.ObjectIdentifier, days: int) -> Pair:
+def _issue(
+    directory: Path, stem: str, names: list[x509.GeneralName], usage: list[x509.ObjectIdentifier], days: int
+) -> Pair:
     ca, ca_key = _read_ca(directory)
     key = ec.generate_private_key(ec.SECP256R1())
     builder = (
         _builder(_subject(stem), ca.subject, key.public_key(), days)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage(usage), critical=False)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)

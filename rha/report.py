@@ -105,6 +105,16 @@ class LeaseReport(msgspec.Struct, kw_only=True):
     serving_why: str = ""
 
 
+class CheckReport(msgspec.Struct, kw_only=True):
+    """One check's last answer. `time`: when it was given, by the clock of whoever asked."""
+
+    kind: str
+    address: str
+    answered: bool
+    why: str
+    time: float
+
+
 class Report(msgspec.Struct, kw_only=True):
     """One scenario as one side sees it. `role`: engine or appliance.
 
@@ -135,4 +145,5 @@ class Report(msgspec.Struct, kw_only=True):
     vm: VmReport | None = None
     window: Window | None = None
     lease: LeaseReport | None = None
+    checks: list[CheckReport] = []
     alarms: list[str] = []

@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from rha import schema
+from rha import program, schema
 from rha.appliance.history import Limits
 from rha.control import local
 from rha.journal.keys import CREDENTIAL
@@ -23,6 +23,14 @@ class ScenarioLimits(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, f
     scenario: Name
     window: Duration | None = None
     window_bytes: Size | None = None
+
+
+class EtcdAccess(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """Who the appliance is to the etcd of scenarios with a [lease]; which etcd that is, they say."""
+
+    ca: str = ""  # empty: as the system trusts
+    certificate: str = ""
+    key: str = ""
 
 
 class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
@@ -40,6 +48,8 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=Tr
     limits: list[ScenarioLimits] = []
     journal_key: str = ""  # encrypts journals and undo from now on: a file, or credential:NAME
     journal_old_keys: list[str] = []  # only for reading what was encrypted with them
+    scripts: str = str(program.FOLDER)  # of fences and checks
+    etcd: EtcdAccess = EtcdAccess()
     run_dir: str = msgspec.field(default_factory=lambda: str(local.RUN_DIR))  # control sockets
 
 
@@ -54,7 +64,7 @@ def load(path: Path) -> Config:
 def rules(clean: Clean) -> Iterator[Mistake]:
     """What the types cannot say, about those values that have the right type."""
     yield from address(clean, "", "listen")
-    yield from absolute(clean, "", "store", "ca", "certificate", "key", "run_dir")
+    yield from absolute(clean, "", "store", "ca", "certificate", "key", "run_dir", "scripts")
     yield from positive(clean, "", "window", "window_bytes")
     for path, place in [("journal_key", clean.get("journal_key", "")), *_old_keys(clean)]:
         if place and not place.startswith(("/", CREDENTIAL)):

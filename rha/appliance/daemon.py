@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -25,10 +26,14 @@ from rha.appliance.verbs import PointVerbs
 from rha.appliance.warden import Warden
 from rha.control import local
 from rha.errors import ConfigError, Exit, RhaError, StateError, StorageError
+from rha.fence.base import FencePlace
+from rha.fence.etcd import Access
+from rha.fence.taking import Means, appliance_name
 from rha.journal.keys import read_keyring
 from rha.report import Report
 from rha.switch.failover import are_images_taken
 from rha.vm.libvirt import LibvirtHost
+from rha.watch import observers
 from rha.wire import tls
 from rha.wire.identity import Identity
 from rha.wire.messages import Hello
@@ -71,10 +76,28 @@ class Appliance:
             if name not in self._wardens:
                 folder = self._store / name
                 replica = Replica(folder, self._config, retired=are_images_taken(folder))
-                warden = self._wardens[name] = Warden(replica, self._store, LibvirtHost(), self._hang_up)
+                warden = self._wardens[name] = Warden(
+                    replica,
+                    self._store,
+                    LibvirtHost(),
+                    self._hang_up,
+                    self._means(name),
+                    observers.voter(self._client_context),
+                )
                 self._broken.pop(name, None)
                 warden.start()
             return self._wardens[name]
+
+    def _client_context(self) -> ssl.SSLContext:
+        """As whom observers are asked."""
+        return tls.client_context(*map(Path, (self._config.ca, self._config.certificate, self._config.key)))
+
+    def _means(self, name: str) -> Means:
+        """How this appliance keeps a master from serving."""
+        config = self._config
+        access = Access((), config.etcd.ca, config.etcd.certificate, config.etcd.key)
+        place = FencePlace(name, self._store / name / "fence", Path(config.scripts))
+        return Means(place, appliance_name(self._store), access)
 
     def listen(self) -> None:
         """Accepts masters until `stop`. Raises NetworkError when the address cannot be listened on."""

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from rha.appliance.replica import Replica
 from rha.errors import RhaError, StateError, StorageError
+from rha.fence import taking
+from rha.fence.taking import Means
 from rha.image.storage_daemon import ImageSpec
 from rha.report import Point, Report
 from rha.scenario import Scenario
@@ -19,23 +21,35 @@ from rha.switch.failover import discard_substitute, run_failover, steps_ahead
 from rha.switch.progress import FAILED, Progress, Trigger, trigger
 from rha.units import show_seconds
 from rha.vm.base import VmHost
-from rha.watch.ask import ask_all
-from rha.watch.verdict import Action, Observation, Round, Verdict, judge
+from rha.watch.verdict import Action, Observation, Verdict, judge
+from rha.watch.watcher import AskObserver, Watcher, asked_here
 
 LOOK_SECONDS = 0.5
+ENDED = "failover.ended"  # its time: when the last failover was ended
 RETRIES, RETRY_SECONDS = 5, 10.0  # of a failover that the appliance itself began: libvirt may be starting, too
 
 
 class ReplicaHost:
     """What a failover needs of one replica (rha.switch.steps.FailoverHost)."""
 
-    def __init__(self, replica: Replica, scenario: Scenario, store: Path, hang_up: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        replica: Replica,
+        scenario: Scenario,
+        store: Path,
+        hang_up: Callable[[str], None],
+        means: Means,
+        say: Callable[[str], None],
+    ) -> None:
         self.replica, self.scenario, self.store = replica, scenario, store
         self.folder = replica.folder
-        self._hang_up = hang_up
+        self._hang_up, self._means, self._say = hang_up, means, say
 
     def why_not_consistent(self) -> str | None:
         return self.replica.why_no_point_after_spool()
+
+    def cut_off(self) -> None:
+        taking.cut_off(self.scenario, self._means, self._say)
 
     def stop_receiving(self) -> None:
         self.replica.retire()
@@ -59,18 +73,25 @@ class ReplicaHost:
 class Warden(threading.Thread):
     """One scenario's watch. `hang_up(scenario)` ends its connection, if there is one."""
 
-    def __init__(self, replica: Replica, store: Path, vm: VmHost, hang_up: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        replica: Replica,
+        store: Path,
+        vm: VmHost,
+        hang_up: Callable[[str], None],
+        means: Means,
+        ask_observer: AskObserver,
+    ) -> None:
         super().__init__(name=f"watch-{replica.name}", daemon=True)
         self.replica = replica
-        self._store, self._vm, self._hang_up = store, vm, hang_up
+        self._store, self._vm, self._hang_up, self._means = store, vm, hang_up, means
         self._begun = time.monotonic()
         self._stopping = threading.Event()
-        self._asking: threading.Thread | None = None
-        self._round: Round | None = None
-        self._round_begun = 0.0
+        self._watcher = Watcher(ask_observer, means.place.scripts)
         self._verdict: Verdict | None = None
         self._said = ""
         self._bug = ""
+        self._refused = ""  # why the last failover that was due has not begun
         self._failures = 0
         self._retry_at = 0.0
         self._acting = threading.Lock()
@@ -91,6 +112,7 @@ class Warden(threading.Thread):
     def stop(self) -> None:
         """Ends the watch; a substitute that runs goes on running."""
         self._stopping.set()
+        self._watcher.stop()
         if self.ident is not None:
             self.join()
 
@@ -102,39 +124,51 @@ class Warden(threading.Thread):
         if scenario is None:
             return
         verdict = self._verdict = judge(self._observe(scenario))
-        if verdict.ask and (self._asking is None or not self._asking.is_alive()):
-            self._ask(scenario)
+        if verdict.ask:
+            self._watcher.ask(scenario, time.monotonic() - self._silence())
         if verdict.action is not Action.NONE:
             self._say(verdict.why)
-        if verdict.action is Action.FAILOVER:
+        if verdict.action is not Action.FAILOVER:
+            self._refused = ""
+        elif time.monotonic() >= self._retry_at:
             self._fail_over(self._trigger("appliance", verdict.why))
 
     def _observe(self, scenario: Scenario) -> Observation:
         why = self.replica.why_no_point_after_spool()
-        age = self.replica.heartbeat_age()
-        finished = self._round
         return Observation(
             scenario=scenario.name,
             mode=scenario.mode,
             role="replica",
             link=scenario.link,
-            heartbeat_age=time.monotonic() - self._begun if age is None else age,
-            checks=len(scenario.check),
-            round=finished and Round(time.monotonic() - self._round_begun, finished.results),
+            heartbeat_age=self._silence(),
+            checks=len(asked_here(scenario)),
+            round=self._watcher.round(),
             consistent=why is None,
             why_inconsistent=why or "",
+            watch=scenario.watch,
+            observers=len(scenario.observer),
+            why_not_fenced=taking.why_not_possible(scenario),
+            calm_left=self._calm_left(scenario),
+            told=self._told(),
         )
 
-    def _ask(self, scenario: Scenario) -> None:
-        begun = time.monotonic()
+    def _silence(self) -> float:
+        """Seconds since the master's last sign of life, or since this watch began."""
+        age = self.replica.heartbeat_age()
+        return time.monotonic() - self._begun if age is None else age
 
-        def ask() -> None:
-            results = ask_all(scenario.check, stop=self._stopping)
-            self._round_begun = begun
-            self._round = Round(0.0, results)
+    def _told(self) -> tuple[str, ...]:
+        """The checks that fail by the master's own word."""
+        beat = self.replica.last_heartbeat
+        return tuple(check.why for check in beat.report.checks if not check.answered) if beat and beat.report else ()
 
-        self._asking = threading.Thread(target=ask, name=f"ask-{scenario.name}", daemon=True)
-        self._asking.start()
+    def _calm_left(self, scenario: Scenario) -> float:
+        """Seconds until a failover by itself is allowed again."""
+        try:
+            ended = (self.replica.folder / ENDED).stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
+        return max(0.0, min(ended, time.time()) + scenario.watch.calm - time.time())
 
     def _say(self, sentence: str) -> None:
         """To the log, once: numbers that only count up do not make it news."""
@@ -152,7 +186,7 @@ class Warden(threading.Thread):
         scenario = self.replica.scenario
         if scenario is None:
             raise StateError(f"{self.replica.name} was never connected", cause="its scenario is not known here")
-        return ReplicaHost(self.replica, scenario, self._store, self._hang_up)
+        return ReplicaHost(self.replica, scenario, self._store, self._hang_up, self._means, self._say)
 
     def _go_on_with_failover(self) -> bool:
         """True when a failover was begun. One that was cut off, or failed by itself, is tried again."""
@@ -169,8 +203,10 @@ class Warden(threading.Thread):
             self.fail_over(cause)
             self._failures = 0
         except RhaError as error:
-            if ledger.load(self.replica.folder) is None:  # refused before anything began: asked again at the next look
-                self._say(f"failover refused: {error!s}".replace("\n", "; "))
+            if ledger.load(self.replica.folder) is None:  # refused before anything began: tried again after a while
+                self._refused = f"failover refused: {error!s}".replace("\n", "; ")
+                self._retry_at = time.monotonic() + RETRY_SECONDS
+                self._say(self._refused)
                 return
             self._failures += 1
             self._retry_at = time.monotonic() + RETRY_SECONDS
@@ -209,10 +245,17 @@ class Warden(threading.Thread):
         folder, name = self.replica.folder, self.replica.name
         if ledger.load(folder) is None:
             raise StateError(f"{name} has no substitute", cause="it has not failed over", hint="rha status")
-        discard_substitute(folder, self._vm, name, say=self._say)
+        discard_substitute(folder, self._vm, name, release=self._release, say=self._say)
+        (folder / ENDED).touch()
         self.replica.restore_images()
         self._failures = 0
         return f"{name}: the substitute is gone, the appliance waits for the master"
+
+    def _release(self) -> None:
+        """Whoever has taken the lease gives it back. Raises NetworkError when etcd does not answer."""
+        scenario = self.replica.scenario
+        if scenario and scenario.lease:
+            self._say(taking.release(scenario, self._means))
 
     def why_not_receive(self) -> StateError | None:
         """The reason why the master may not connect: a substitute stands in its place."""
@@ -238,7 +281,7 @@ class Warden(threading.Thread):
             if past.point:
                 report.consistent = past.point
         elif self._verdict is not None and self._verdict.action is not Action.NONE:
-            report.alarms = [*report.alarms, self._verdict.why]
+            report.alarms = [*report.alarms, self._verdict.why, *filter(None, [self._refused])]
             report.health = "alarm"
         if self._bug:
             report.alarms, report.health = [*report.alarms, self._bug], "alarm"

@@ -21,6 +21,7 @@ BROKEN_PIPE = 128 + 13  # as a shell reports SIGPIPE
 VERBS = {
     "engine": "Protect this host: capture and ship the writes of a scenario's disks.",
     "appliance": "Receive scenarios, keep their images, start substitute VMs.",
+    "observe": "Tell appliances what this host sees of their masters.",
     "status": "Show what every daemon of this host says.",
     "history": "Show how the states of a master's disks changed, and why.",
     "verify": "Compare the master's disks with the appliance's images.",

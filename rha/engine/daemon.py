@@ -16,6 +16,7 @@ from rha.capture import pins
 from rha.control import local
 from rha.engine import lastrun
 from rha.engine.attach import Attached, attach
+from rha.engine.beside import Beside
 from rha.engine.engine import Engine
 from rha.engine.history import History, folder_of
 from rha.errors import Exit, HostError, RhaError, StateError
@@ -39,12 +40,25 @@ def run(scenario_path: Path) -> int:
             f"an engine for {scenario.name} is running", cause=f"it answers on {socket_path}", hint="rha status"
         )
     tls.client_context(*map(Path, (scenario.appliance.ca, scenario.appliance.certificate, scenario.appliance.key)))
+    beside = Beside(scenario, local.RUN_DIR, lambda line: print(f"rha engine {scenario.name}: {line}", flush=True))
+    try:
+        return _serve(scenario, beside, socket_path)
+    finally:
+        beside.stop()
+
+
+def _serve(scenario: Scenario, beside: Beside, socket_path: Path) -> int:
+    """Before a service begins its writes must be captured; one that an earlier engine let begin goes on meanwhile."""
+    if beside.is_going_on:
+        beside.start()
     attached = attach(scenario)
+    if not beside.is_going_on:
+        beside.start()
     folder = folder_of(scenario.name)
     for why in filter(None, [lastrun.save(folder, ended=False)]):
         print(f"rha engine {scenario.name}: {why}", flush=True)
     history = History(folder)
-    service = _Service(scenario, attached, history)
+    service = _Service(scenario, attached, history, beside)
     signal.signal(signal.SIGTERM, service.on_signal)
     signal.signal(signal.SIGINT, service.on_signal)
     handlers = {"status": service.status, "verify": service.verify, "history": history.recent}
@@ -58,14 +72,16 @@ def run(scenario_path: Path) -> int:
 class _Service:
     """One engine after another: a device that became another one needs another probe, the daemon stays."""
 
-    def __init__(self, scenario: Scenario, attached: Attached, history: History) -> None:
-        self._scenario, self._history = scenario, history
+    def __init__(self, scenario: Scenario, attached: Attached, history: History, beside: Beside) -> None:
+        self._scenario, self._history, self._beside = scenario, history, beside
         self._engine = self._begin(attached)
         self._stopped = threading.Event()
 
     def _begin(self, attached: Attached) -> Engine:
         print(f"rha engine {self._scenario.name}: {attached.sentence}", flush=True)
-        return Engine(self._scenario, attached, self._history)
+        engine = Engine(self._scenario, attached, self._history)
+        engine.add = self._beside.fill
+        return engine
 
     def run(self) -> None:
         while True:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ class Engine:
     def __init__(self, scenario: Scenario, attached: Attached, history: History) -> None:
         self.scenario, self.capture = scenario, attached.capture
         self.disks = Disks([disk.name for disk in scenario.disk], self.capture, history, attached.cause)
+        self.add: Callable[[Report], Report] = lambda report: report  # what the daemon does beside, for the report
         self.must_attach_again = ""  # why, once `run` has ended for that
         self._lock = self.disks.lock
         self._history = history
@@ -271,7 +273,7 @@ class Engine:
         with self._lock:
             self.disks.look()  # a report never says less than the probe knows
             failure = self._history.failure
-            return reporting.report(
+            report = reporting.report(
                 self.scenario,
                 self.capture,
                 self.backlog,
@@ -282,6 +284,7 @@ class Engine:
                 spool=self._spooler.report(),
                 alarms=[*self._alarms.values(), *filter(None, [failure, self._spooler.alarm()])],
             )
+        return self.add(report)
 
     def position(self) -> tuple[float, int]:
         """The master's clock, and the LSN below which every write is that was submitted before it."""

@@ -28,6 +28,10 @@ LOOK_SECONDS = 0.1
 Say = Callable[[str], None]
 
 
+def permit_path(run_dir: Path, scenario: str) -> Path:
+    return run_dir / f"{scenario}.permit"
+
+
 def master_name() -> str:
     """Who this master is in a lease: this host in this boot, as its clock and all that it serves end with it."""
     return f"master {socket.gethostname()} {permit.boot()}"
@@ -40,7 +44,7 @@ class Holder(threading.Thread):
         super().__init__(name="lease", daemon=True)
         self._key, self._lease, self._say, self._me = key_of(scenario.name), lease, say, master_name()
         self._host = host
-        self._path = run_dir / f"{scenario.name}.permit"
+        self._path = permit_path(run_dir, scenario.name)
         self._every = terms.renew_seconds(lease.ttl, lease.stop_limit)
         access = Access(lease.endpoints, lease.ca, lease.certificate, lease.key)
         self._etcd = Etcd(access, max(0.5, self._every))

@@ -24,6 +24,11 @@ from rha.scenario import Lease, Scenario
 from rha.units import show_seconds
 
 Say = Callable[[str], None]
+_WAYS = {
+    "script": "cut the master off by the script {0.run}",
+    "libvirt": "destroy domain {0.domain} at {0.uri}",
+    "ipmi": "switch the master's power off by IPMI at {0.address}",
+}
 ETCD_SECONDS = 3.0
 WAIT_SECONDS = 0.2
 APPLIANCE = "appliance "  # how the name of an appliance in a lease begins; a master's is in holder.py
@@ -55,11 +60,11 @@ def why_not_possible(scenario: Scenario) -> str | None:
     return "neither a [[fence]] nor a [lease] is configured: nothing keeps the master from serving on"
 
 
-def describe(scenario: Scenario, means: Means) -> str:
+def describe(scenario: Scenario) -> str:
     """The sentence of a plan's step."""
-    ways = [fence.describe() for fence in made(scenario.fence, means.place)]
-    lease = ["take the lease, or wait until the master's has ended"] if scenario.lease else []
-    return "; else ".join(ways) + ("; then " if ways and lease else "") + "".join(lease)
+    ways = [_WAYS[str(table.__struct_config__.tag)].format(table) for table in scenario.fence]
+    lease = ["take the lease in etcd" if ways else "wait until the master's lease in etcd has ended, and take it"]
+    return "; ".join([*(["; else ".join(ways)] if ways else []), *(lease if scenario.lease else [])])
 
 
 def limit_of(scenario: Scenario) -> float:

@@ -12,7 +12,7 @@ from rha.redirect.base import replica_place
 from rha.report import Point
 from rha.switch import progress as ledger
 from rha.switch import switches
-from rha.switch.plan import CHECKS, Step, World, is_image_in_use, plan
+from rha.switch.plan import CHECKS, Step, StepName, World, is_image_in_use, plan
 from rha.switch.progress import RUNNING, SERVING, Progress, Trigger
 from rha.switch.runner import Run, Say, alone, log
 from rha.switch.steps import FailoverHost, Steps, remove_overlays
@@ -86,6 +86,9 @@ def do_all(run: Run, todo: Sequence[Step], *, checked: bool) -> None:
             if step.name not in CHECKS:
                 run.do(step)
     except Exception:
+        if run.progress.begun == {StepName.FENCE}:  # the master may serve still: nothing has begun, it may connect
+            (run.folder / ledger.FILE).unlink()
+            raise
         switches.record(run.folder, run.progress, begun)
         raise
     run.progress.state, run.progress.why = SERVING, outcome(run.progress)
@@ -109,11 +112,19 @@ def outcome(progress: Progress) -> str:
     return ", ".join([f"domain {progress.domain} ({progress.accelerator}: {progress.accelerator_why})", *known])
 
 
-def discard_substitute(folder: Path, vm: VmHost, scenario: str, *, say: Say = log.info) -> None:
+def discard_substitute(
+    folder: Path,
+    vm: VmHost,
+    scenario: str,
+    *,
+    release: Callable[[], object] = lambda: None,
+    say: Say = log.info,
+) -> None:
     """Ends a failover for good: the VM's power is cut, domain, overlays and all that the substitute has written are
     removed. The images below are as they were; the appliance may open them and receive again.
 
-    Clients are led back first; when that fails, nothing is removed.
+    Clients are led back first; when that fails, nothing is removed. `release` lets the master serve again, once the
+    substitute is gone; when it fails, this has to be repeated.
 
     Raises StateError when the domain of that name is not the scenario's, or a failover is at work; RhaError when a
     redirection cannot be reverted. May be repeated.
@@ -131,6 +142,7 @@ def discard_substitute(folder: Path, vm: VmHost, scenario: str, *, say: Say = lo
         past = ledger.load(folder)
         if past:
             remove_overlays(folder, past)
+        release()
         (folder / ledger.FILE).unlink(missing_ok=True)
     say(f"{scenario}: substitute discarded")
 

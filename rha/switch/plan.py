@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from rha.errors import StateError
+from rha.fence import taking
 from rha.scenario import Scenario
 from rha.vm.base import DomainState, domain_name
 
@@ -21,6 +22,7 @@ class StepName(StrEnum):
     CHECK_MASTER = "check-master"
     CHECK_HOST = "check-host"
     CHECK_REDIRECT = "check-redirect"
+    FENCE = "fence"
     RELEASE = "release"
     RECEIVE_LAST = "receive-last"
     HOLD_IMAGES = "hold-images"
@@ -89,6 +91,7 @@ def plan(world: World) -> tuple[Step, ...]:
     check_new(world)
     return (
         *redirect_check(world),
+        *fence_steps(world),
         Step(StepName.STOP_RECEIVING, "stop receiving from the master", 30),
         *image_steps(world),
         *domain_steps(world),
@@ -102,6 +105,14 @@ def redirect_check(world: World) -> list[Step]:
     if not tables or world.force:
         return []
     return [Step(StepName.CHECK_REDIRECT, f"see that clients can be redirected ({_types(world)})", _longest(world))]
+
+
+def fence_steps(world: World) -> list[Step]:
+    """Before anything else is done: a master that was held for dead must not serve beside its substitute."""
+    if taking.why_not_possible(world.scenario):
+        return []
+    forced = " (forced: goes on if that fails)" if world.force else ""
+    return [Step(StepName.FENCE, taking.describe(world.scenario) + forced, taking.limit_of(world.scenario))]
 
 
 def _redirect(world: World) -> list[Step]:

@@ -43,7 +43,7 @@ def wait_ready(check: Check, vm: VmHost, name: str, network: Network, limit: flo
             if forward:
                 _ask_through(forward, check, vm, name)
             else:
-                KINDS[check.kind](check.address, min(check.timeout, limit))
+                KINDS[check.kind](check, min(check.timeout, limit))
             return time.monotonic() - begun
         except NoAnswer as error:
             why = str(error)

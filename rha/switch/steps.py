@@ -8,7 +8,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Protocol
 
-from rha.errors import VmError
+from rha.errors import RhaError, VmError
 from rha.image import formats
 from rha.image.storage_daemon import ImageSpec
 from rha.redirect import run as redirect
@@ -45,6 +45,9 @@ class FailoverHost(Protocol):
     def why_not_consistent(self) -> str | None:
         """The reason why the images are no state of the master once everything received is applied; None: they are."""
 
+    def cut_off(self) -> None:
+        """Makes sure that the master does not serve (rha.fence.taking). Raises RhaError when that is not certain."""
+
     def stop_receiving(self) -> None:
         """Hangs up on the master and lets it in no more, until the substitute is discarded."""
 
@@ -74,6 +77,7 @@ class Steps:
         self._choose = choose_accelerator
         self.effects: dict[str, Effect] = {
             StepName.CHECK_REDIRECT: Effect(lambda _: self._check_redirect()),
+            StepName.FENCE: Effect(lambda _: self._fence()),
             StepName.STOP_RECEIVING: Effect(lambda _: self.host.stop_receiving()),
             StepName.APPLY_SPOOL: Effect(self._apply_spool),
             StepName.CLOSE_IMAGES: Effect(self._close_images),
@@ -87,6 +91,15 @@ class Steps:
 
     def _check_redirect(self) -> None:
         redirect.check(self.host.scenario.redirect, replica_place(self.host.scenario.name, self.host.folder))
+
+    def _fence(self) -> None:
+        """Forced, a person answers for it that the master is off."""
+        try:
+            self.host.cut_off()
+        except RhaError as error:
+            if not self.progress.forced:
+                raise
+            self.progress.steps[-1].sentence += f"; NOT certain, forced: {error.what}: {error.cause}"
 
     def _redirect(self) -> None:
         redirect.apply(self.host.scenario.redirect, replica_place(self.host.scenario.name, self.host.folder))

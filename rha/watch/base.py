@@ -5,8 +5,10 @@ A kind of check is one file with `attempt(address, timeout) -> seconds`, registe
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
+from rha.report import CheckReport
 from rha.scenario import Check
 from rha.units import show_seconds
 
@@ -26,6 +28,11 @@ class Result:
     of: int
     seconds: float
     why: str = ""
+
+    def as_report(self) -> CheckReport:
+        return CheckReport(
+            kind=self.kind, address=self.address, answered=self.answered, why=self.sentence(), time=time.time()
+        )
 
     def sentence(self) -> str:
         """`tcp 192.0.2.10:5432: connection refused, 3 of 3 attempts in 2.1 s`."""

@@ -117,10 +117,12 @@ def connect(address: Address | str, context: ssl.SSLContext, timeout: float) -> 
         return secure
 
 
-def accept(raw: socket.socket, context: ssl.SSLContext, timeout: float) -> tuple[ssl.SSLSocket, Identity]:
+def accept(
+    raw: socket.socket, context: ssl.SSLContext, timeout: float, role: str = "master"
+) -> tuple[ssl.SSLSocket, Identity]:
     """The handshake on an accepted connection, in the thread that serves it. Closes `raw` when it fails.
 
-    Raises NetworkError when the client shows no certificate of a master of our CA.
+    Raises NetworkError when the client shows no certificate of our CA for that role.
     """
     with explain(f"connection from {_peer_name(raw)} refused"), contextlib.ExitStack() as undo:
         undo.callback(raw.close)
@@ -129,8 +131,8 @@ def accept(raw: socket.socket, context: ssl.SSLContext, timeout: float) -> tuple
         secure = undo.enter_context(context.wrap_socket(raw, server_side=True, do_handshake_on_connect=False))
         _shake_hands(secure)
         identity = peer_identity(secure)
-        if identity.role != "master":
-            raise NetworkError("the client is no master", cause=f"{identity.subject} is {identity.role}")
+        if identity.role != role:
+            raise NetworkError(f"the client is no {role}", cause=f"{identity.subject} is {identity.role}")
         undo.pop_all()
         return secure, identity
 

@@ -98,12 +98,12 @@ class Looker(threading.Thread):
 
     def __init__(self, master: Master) -> None:
         super().__init__(daemon=True)
-        self._master, self._stop = master, threading.Event()
+        self._master, self._ended = master, threading.Event()
         self.address_at = self.unit_at = 0.0
         self.start()
 
     def run(self) -> None:
-        while not self._stop.is_set():
+        while not self._ended.is_set():
             now = time.monotonic()
             if self._master.has(ADDRESS) or self._master.has(V6):
                 self.address_at = now
@@ -111,7 +111,7 @@ class Looker(threading.Thread):
                 self.unit_at = now
 
     def end(self) -> None:
-        self._stop.set()
+        self._ended.set()
         self.join()
 
 

@@ -30,6 +30,9 @@ class OneScenario:
     def why_not_consistent(self) -> str | None:
         return self.why
 
+    def cut_off(self) -> None:
+        self._called("cut_off")
+
     def stop_receiving(self) -> None:
         self._called("stop_receiving")
 

@@ -1,0 +1,58 @@
+"""What the engine does beside the stream: it holds the master's lease, and asks systemd about the units of checks."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from rha.fence import permit
+from rha.fence.holder import Holder, permit_path
+from rha.report import CheckReport, Report
+from rha.scenario import Scenario
+from rha.watch.ask import ask_all
+
+
+class Beside:
+    """For one scenario. Raises ConfigError when the lease's certificates are unusable."""
+
+    def __init__(self, scenario: Scenario, run_dir: Path, say: Callable[[str], None]) -> None:
+        self._units = [check for check in scenario.check if check.kind == "unit"]
+        self._every = scenario.watch.every
+        self._holder = Holder(scenario, scenario.lease, run_dir, say) if scenario.lease else None
+        # A permit of this boot: an earlier engine's service may run by it.
+        self.is_going_on = permit.load(permit_path(run_dir, scenario.name)) is not None
+        self._found: list[CheckReport] = []
+        self._stopping = threading.Event()
+        self._watch = threading.Thread(target=self._look, name="units", daemon=True)
+
+    def start(self) -> None:
+        if self._holder:
+            self._holder.start()
+        if self._units:
+            self._watch.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        if self._holder:
+            self._holder.stop()
+        if self._watch.ident is not None:
+            self._watch.join()
+
+    def _look(self) -> None:
+        while True:
+            results = ask_all(self._units, stop=self._stopping)
+            if self._stopping.is_set():
+                return
+            self._found = [result.as_report() for result in results]
+            self._stopping.wait(self._every)
+
+    def fill(self, report: Report) -> Report:
+        """Adds what is known to the engine's report."""
+        report.checks = self._found
+        if self._holder:
+            report.lease = self._holder.report()
+            alarm = self._holder.alarm()
+            if alarm:
+                report.alarms, report.health = [*report.alarms, alarm], "alarm"
+        return report
