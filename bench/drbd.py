@@ -33,7 +33,7 @@ from vmlab.site import Master, install
 BARE, DRBD, RHA = "bare", "drbd", "rha"
 WAYS = (BARE, DRBD, RHA)
 MIB = 1 << 20
-ROUNDS = 1
+ROUNDS = 3
 SECONDS = 4
 DISK_BYTES, USED_BYTES, STORE_BYTES = 256 * MIB, 224 * MIB, 3072 * MIB  # DRBD keeps its metadata behind what is used
 MEMORY_MIB = 1536
