@@ -1,8 +1,9 @@
 """Price of the probe: what the kernel counts per write, beside a plain memcpy of the same size, with the same kind of
 source, in the same run.
 
-At queue 1 the processors sleep between two writes, and what they wake up with is cold: the same writes are measured
-once more with processors that are kept awake.
+What is written lies together in memory (huge pages) or scattered, page by page, as on a machine that has run for
+long. At queue 1 the processors sleep between two writes, and what they wake up with is cold: the same writes are
+measured once more with processors that are kept awake.
 
 The ring is always walked through, so the destination never lies in the CPU's cache, for either of them.
 """
@@ -26,7 +27,7 @@ MEMCPY_SECONDS = 0.1
 DISK_BYTES = RING_BYTES = 256 << 20
 SIZES = (4 << 10, 64 << 10, 1 << 20)
 DEPTHS = (1, 32)
-SOURCES = ("hot", "changing")
+SOURCES = ("hot", "changing", "scattered")
 
 Row = dict[str, object]
 
@@ -34,7 +35,7 @@ Row = dict[str, object]
 def measure() -> list[Row]:
     """One row per kind of write: nanoseconds of the probe per write and of memcpy, GB/s, and the share of memcpy's
     speed."""
-    walked = source(RING_BYTES)
+    walked = {"changing": source(RING_BYTES), "scattered": source(RING_BYTES, scattered=True)}
     with bpf_statistics(), loop_device(DISK_BYTES) as watched, loop_device(DISK_BYTES) as other:
         with capture(watched, RING_BYTES) as running:
             rows = [
@@ -55,13 +56,20 @@ def measure() -> list[Row]:
 
 
 def _row(
-    name: str, device: str, running: Capture, size: int, depth: int, walked: mmap.mmap, *, kind: str = "changing"
+    name: str,
+    device: str,
+    running: Capture,
+    size: int,
+    depth: int,
+    walked: dict[str, mmap.mmap],
+    *,
+    kind: str = "changing",
 ) -> Row:
-    data = source(size) if kind == "hot" else walked
+    data = walked.get(kind) or source(size)
     probe_ns, memcpy_ns = [], []
     for _ in range(ROUNDS):  # A B A B: the machine's speed drifts
         probe_ns.append(_probe_ns(device, running, size, depth, data))
-        memcpy_ns.append(_memcpy_ns(size, data, walked))
+        memcpy_ns.append(_memcpy_ns(size, data, RING_BYTES))
     ns, plain = median(probe_ns), median(memcpy_ns)
     return {
         "name": name,
@@ -90,13 +98,13 @@ def _probe_ns(device: str, running: Capture, size: int, depth: int, data: mmap.m
 _target: list[mmap.mmap] = []
 
 
-def _memcpy_ns(size: int, data: mmap.mmap, like: mmap.mmap) -> float:
+def _memcpy_ns(size: int, data: mmap.mmap, room: int) -> float:
     """Mean of one copy to a place that walks through a room as large as the ring, without the price of the call."""
     if not _target:
-        _target.append(source(len(like)))
+        _target.append(source(room))
     to, from_ = address(_target[0]), address(data)
-    copying = _copies_ns(to, from_, len(like) // size, len(data) // size, size, size)
-    return copying - _copies_ns(to, from_, len(like) // size, len(data) // size, size, 0)
+    copying = _copies_ns(to, from_, room // size, len(data) // size, size, size)
+    return copying - _copies_ns(to, from_, room // size, len(data) // size, size, 0)
 
 
 def _copies_ns(to: int, from_: int, targets: int, sources: int, step: int, size: int) -> float:

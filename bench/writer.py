@@ -1,6 +1,6 @@
 """Writes to a block device by Linux' native asynchronous I/O, O_DIRECT: the queue is as deep as asked, and the source
-is one buffer (its lines stay in the CPU's cache) or walks through a large one (they do not). fio offers no choice of
-source.
+is one buffer (its lines stay in the CPU's cache) or walks through a large one (they do not), which lies together or
+scattered in memory. fio offers no choice of source.
 
 Structures and operation numbers: include/uapi/linux/aio_abi.h.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import random
 from typing import Any
 
 import numpy as np
@@ -45,12 +46,15 @@ def _call(number: int, *arguments: Any) -> int:
     return result
 
 
-def source(size: int) -> mmap.mmap:
-    """A buffer of random bytes, all of it present."""
-    buffer = mmap.mmap(-1, size)
-    block = os.urandom(min(size, 1 << 20))
-    for at in range(0, size, len(block)):
-        buffer[at : at + len(block)] = block
+def source(size: int, *, scattered: bool = False) -> mmap.mmap:
+    """A buffer of random bytes, all of it present: in huge pages, or in small ones that lie anywhere in memory."""
+    buffer = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    buffer.madvise(mmap.MADV_NOHUGEPAGE if scattered else mmap.MADV_HUGEPAGE)
+    pages = list(range(0, size, mmap.PAGESIZE))
+    if scattered:
+        random.Random(size).shuffle(pages)  # the kernel gives them out in the order of the first touch
+    for at in pages:
+        buffer[at : at + mmap.PAGESIZE] = os.urandom(mmap.PAGESIZE)
     return buffer
 
 
