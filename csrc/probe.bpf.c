@@ -10,6 +10,9 @@
 
 struct dynptr { u64 opaque[2]; } __attribute__((aligned(8)));
 
+#define CHUNK 4096
+#define VECS_AHEAD 16 /* a power of two */
+
 /* Position in the bio while it is copied. It lives in a map, not in registers: the verifier then sees the same
  * state in each iteration and does not follow a million combinations. */
 struct cursor {
@@ -18,6 +21,8 @@ struct cursor {
   u64 dev, sector, bio_left; /* what is left of the bio, in sectors of the whole disk and bytes */
   u32 disk, flags, op, parts, reason;
   u32 busy; /* a bio is under the cursor */
+  u32 vec, vecs; /* of those read ahead: the next one, and how many there are */
+  struct { u8 bytes[SZ_bio_vec]; } ahead[VECS_AHEAD];
 };
 
 /* Called by number: bcc knows these helpers, but does not rewrite map arguments for them. */
@@ -27,7 +32,6 @@ static void (*discard_dynptr)(void *ptr, u64 flags) = (void *)200;
 static long (*write_dynptr)(void *dst, u32 offset, void *src, u32 length, u64 flags) = (void *)202;
 static void *(*slice_dynptr)(void *ptr, u32 offset, u32 length) = (void *)203;
 
-#define CHUNK 4096
 #define MAX_CHUNKS 640             /* of one record: 1 MiB in whole pages is 256, with every page split in two 512 */
 #define RECORD_PAYLOAD (1u << 20)  /* longest payload of one record; a longer bio becomes several */
 #define MAX_PARTS 32               /* records of one bio. 33 tail calls are allowed: these and on_queue_mark. After on_remap, which
@@ -41,16 +45,28 @@ BPF_PROG_ARRAY(continuation, 3);
 #define MARK 1  /* on_queue_mark */
 #define QUEUE 2 /* on_queue */
 
+/* Reads the next pieces of the bio. Some of what lies behind the last one may be read with it; should that not be there, one
+ * by one. 0 when there is one. */
+static inline int read_vecs(struct cursor *c) {
+  c->vec = 0;
+  c->vecs = VECS_AHEAD;
+  if (c->bio_left <= CHUNK || READ(c->ahead, sizeof(c->ahead), c->bvec)) {
+    c->vecs = 1;
+    if (READ(c->ahead, SZ_bio_vec, c->bvec)) return -1;
+  }
+  c->bvec += c->vecs * SZ_bio_vec;
+  return 0;
+}
+
 /* Puts the cursor on the next piece of the bio. 0 when it could be read. */
 static inline int next_vec(struct rha_state *s, struct cursor *c) {
-  struct { u8 bytes[SZ_bio_vec]; } __attribute__((aligned(8))) vec;
-  if (READ(&vec, sizeof(vec), c->bvec)) return -1;
-  u64 page = *(u64 *)(vec.bytes + OFF_bio_vec_bv_page);
-  u32 offset = *(u32 *)(vec.bytes + OFF_bio_vec_bv_offset), length = *(u32 *)(vec.bytes + OFF_bio_vec_bv_len);
+  if (c->vec >= c->vecs && read_vecs(c)) return -1;
+  u8 *vec = c->ahead[c->vec++ & (VECS_AHEAD - 1)].bytes;
+  u64 page = *(u64 *)(vec + OFF_bio_vec_bv_page);
+  u32 offset = *(u32 *)(vec + OFF_bio_vec_bv_offset), length = *(u32 *)(vec + OFF_bio_vec_bv_len);
   c->src = s->direct_map + ((page - s->vmemmap) / SZ_page << 12) + offset + c->skip;
   c->left_in_vec = length - c->skip;
   c->skip = 0;
-  c->bvec += SZ_bio_vec;
   return 0;
 }
 
@@ -228,8 +244,8 @@ static inline int is_spared(struct rha_state *s, u64 dev, u64 sector, u64 end) {
  * again. io_uring and RWF_NOWAIT do so; above max_sectors_kb each first try is refused. What was refused has never been on
  * the disk and must not be in the stream. So such a write is captured when the block layer accepts it: that is before it can
  * complete, and what is submitted after it has completed still comes behind it. */
-static inline u32 may_be_refused(u32 opf, u32 bytes) {
-  return bytes && (opf & 0xff) == REQ_OP_WRITE && opf & (1u << REQ_NOWAIT);
+static inline u32 may_be_refused(u32 opf) {
+  return (opf & 0xff) == REQ_OP_WRITE && opf & (1u << REQ_NOWAIT);
 }
 
 /* Captures the bio of the event, which was submitted or (`is_accepted`) accepted. A bio-based disk accepts nothing by an event of
@@ -239,13 +255,14 @@ static inline int take(struct bpf_raw_tracepoint_args *ctx, struct rha_state *s,
   if (READ(&bio, sizeof(bio), ctx->args[0])) return blind(s);
   u32 opf = BIO_U32(bio, OFF_bio_bi_opf);
   if (!(opf & 1)) return 0; /* every operation that changes a disk has an odd number: op_is_write() */
+  if (!is_accepted && !s->bio_based && may_be_refused(opf)) return 0; /* as below, without reading whose it is */
   u64 dev = disk_number(rd64(BIO_U64(bio, OFF_bio_bi_bdev) + OFF_block_device_bd_disk));
   if (!dev) return blind(s);
   u32 bytes = BIO_U32(bio, OFF_bio_bi_iter + OFF_bvec_iter_bi_size);
   u64 sector = BIO_U64(bio, OFF_bio_bi_iter + OFF_bvec_iter_bi_sector), end = sector + (bytes >> RHA_SECTOR_SHIFT);
   u32 disk = watched(s, dev, sector, end);
   if (disk >= RHA_MAX_DISKS) return 0;
-  if (!is_accepted && may_be_refused(opf, bytes) && !s->disk[disk].bio_based) return 0; /* on_accept's */
+  if (!is_accepted && may_be_refused(opf) && !s->disk[disk].bio_based) return 0; /* on_accept's */
   struct cursor *c = shared_cursor();
   if (!c || c->busy) return blind(s); /* one program in an interrupt of another */
   c->busy = 1;
@@ -266,6 +283,7 @@ static inline int take(struct bpf_raw_tracepoint_args *ctx, struct rha_state *s,
   c->bvec = BIO_U64(bio, OFF_bio_bi_io_vec) + (u64)BIO_U32(bio, OFF_bio_bi_iter + OFF_bvec_iter_bi_idx) * SZ_bio_vec;
   c->skip = BIO_U32(bio, OFF_bio_bi_iter + OFF_bvec_iter_bi_bvec_done);
   c->left_in_vec = 0;
+  c->vec = c->vecs = 0;
   c->parts = 0;
   c->flags = (opf & (1u << REQ_FUA) ? RHA_FLAG_FUA : 0) | (opf & (1u << REQ_PREFLUSH) ? RHA_FLAG_PREFLUSH : 0);
   if (op == RHA_WRITE && next_vec(s, c)) {
@@ -297,7 +315,7 @@ int on_queue(struct bpf_raw_tracepoint_args *ctx) {
 int on_accept(struct bpf_raw_tracepoint_args *ctx) {
   u32 opf = 0;
   long bad = READ(&opf, 4, ctx->args[0] + OFF_bio_bi_opf);
-  if (!bad && !may_be_refused(opf, 1)) return 0;
+  if (!bad && !may_be_refused(opf)) return 0;
   struct rha_state *s = shared_state();
   if (!s) return 0;
   return bad ? blind(s) : take(ctx, s, 1);

@@ -62,6 +62,8 @@ struct rha_state {
   unsigned int ncpus;
   unsigned int misses_seen; /* recursion misses that the engine has answered with a resync */
   unsigned int tracking;    /* 1: some disk is tracked */
+  unsigned int bio_based;   /* 1: some disk is */
+  unsigned int reserved;
   struct rha_disk disk[16]; /* RHA_MAX_DISKS */
   unsigned long long blind;      /* calls of the probe that could not read what they were called for */
   unsigned long long blind_seen; /* as misses_seen */

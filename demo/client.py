@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 import time
 
-import psycopg2  # type: ignore[import-untyped]
-import psycopg2.extensions  # type: ignore[import-untyped]
+import psycopg2
+import psycopg2.extensions
 
 from demo.judge import Found
 from demo.ledger import Ack, AckLog, checksum, is_intact, payload

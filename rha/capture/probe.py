@@ -172,6 +172,7 @@ def _describe(state: Any, devices: list[Device], layout: tuple[int, int], ring_b
     state["generation"] = list(generation.bytes)
     state["vmemmap"], state["direct_map"] = layout
     state["ring_bytes"], state["ncpus"] = ring_bytes, ncpus
+    state["bio_based"] = any(device.is_bio_based for device in devices)
     word = 0
     for i, device in enumerate(devices):
         disk = state["disk"][i]
