@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
+from demo.disk import MasterDisk
 from demo.product import rha
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,6 +20,7 @@ store = "{work}/store"
 ca = "{work}/pki/ca.pem"
 certificate = "{work}/pki/appliance-backup.pem"
 key = "{work}/pki/appliance-backup.key"
+scripts = "{work}/scripts"
 run_dir = "{work}/run"
 """
 
@@ -51,6 +53,11 @@ timeout = "1s"
 attempts = 2
 interval = "500ms"
 
+# Before the substitute boots the master must be off for certain. This one's "power" is its disk and its processes.
+[[fence]]
+kind = "script"
+run = "cut-power"
+
 [vm]
 memory = "1GiB"
 cpus = 2
@@ -70,6 +77,21 @@ guest_port = 5432
 """
 
 
+# The fence: no process has the master's files open any more, and its disk is detached. Exit code 0 says: certainly so.
+FENCE = """\
+#!/bin/sh
+[ "$RHA_ACT" = check ] && exit 0
+if mountpoint -q "{mount_point}"; then
+    fuser -M -s -k -KILL -m "{mount_point}"
+    umount --lazy "{mount_point}" || exit 1
+fi
+for device in $(losetup --noheadings --output NAME --associated "{image}"); do
+    losetup --detach "$device" || exit 1
+done
+echo "{image} is no disk any more, and no process of the master runs"
+"""
+
+
 class Setting:
     """Paths and ports of one run. `logs` stays after the end, `work` does not."""
 
@@ -79,16 +101,20 @@ class Setting:
         self.scenario_file, self.appliance_file = work / "scenario.toml", work / "appliance.toml"
         self.master_port, self.appliance_port, self.substitute_port = free_ports(3)
 
-    def write(self, device: str) -> None:
-        """Makes certificates and both files; `device` is the master's disk. Raises RhaError when `rha pki` refuses."""
-        for directory in (self.run_dir, self.store):
+    def write(self, disk: MasterDisk) -> None:
+        """Makes certificates, both files and the fence of the master's disk. Raises RhaError when `rha pki` refuses."""
+        for directory in (self.run_dir, self.store, self.work / "scripts"):
             directory.mkdir()
         pki = str(self.work / "pki")
         rha("pki", "init", pki, "--name", "rha demo")
         rha("pki", "issue", "appliance", "backup", "--dir", pki, "--address", "127.0.0.1")
         rha("pki", "issue", "master", SCENARIO, "--dir", pki)
-        words = {"work": self.work, "port": self.appliance_port, "scenario": SCENARIO, "device": device}
+        words = {"work": self.work, "port": self.appliance_port, "scenario": SCENARIO, "device": disk.device}
         self.appliance_file.write_text(APPLIANCE.format(**words))
+        fence = self.work / "scripts" / "cut-power"
+        fence.write_text(FENCE.format(mount_point=disk.mount_point, image=disk.image))
+        for path in (fence.parent, fence):
+            path.chmod(0o755)
         ports = {"master_port": self.master_port, "substitute_port": self.substitute_port}
         self.scenario_file.write_text(SCENARIO_FILE.format(**words, **ports))
 

@@ -86,7 +86,7 @@ class Story:
 
     def _protect(self) -> None:
         setting = self._setting
-        setting.write(self._disk.device)
+        setting.write(self._disk)
         self._observer = Observer(setting.run_dir, SCENARIO)
         self._stack.callback(self._observer.stop)
         self._appliance = self._daemon("appliance", "--config", setting.appliance_file)

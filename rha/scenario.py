@@ -254,6 +254,7 @@ class FenceIpmi(_Table, kw_only=True, frozen=True, tag_field="kind", tag="ipmi")
     user: str
     password: str  # a file on the appliance that holds it, unreadable for others
     interface: Literal["lanplus", "lan"] = "lanplus"
+    cipher: int | None = None  # lanplus: cipher suite; None: as ipmitool chooses; old controllers know only 3
     limit: Duration = Duration(60)
 
 

@@ -87,6 +87,9 @@ def _scenario(report: Report, now: float, colour: bool) -> Iterator[str]:
         yield from _field("link", _link(report))
         yield from _field("ring", _ring(report))
         yield from _field("spool", _spool(report))
+        yield from _field("lease", _lease(report))
+        for check in report.checks:
+            yield from _field("check", check.why)
     yield from _field("consistent", _consistent(report, now))
     yield from _field("points", _window(report, now))
     for disk in report.disks:
@@ -150,6 +153,14 @@ def _ring(report: Report) -> str:
 def _spool(report: Report) -> str:
     spool = report.spool
     return f"{show_bytes(spool.used_bytes)} of {show_bytes(spool.bytes)}; {spool.why}" if spool else ""
+
+
+def _lease(report: Report) -> str:
+    lease = report.lease
+    if lease is None:
+        return ""
+    serving = f"{lease.serving} ({lease.serving_why})" if lease.serving == "failed" else lease.serving
+    return f"{lease.why}; serving: {serving}"
 
 
 def _consistent(report: Report, now: float) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from rha.appliance.config import Config, load
+from rha.appliance.fencing import means_of
 from rha.appliance.importer import Importer
 from rha.appliance.receive import Connection
 from rha.appliance.replica import Replica
@@ -26,9 +27,6 @@ from rha.appliance.verbs import PointVerbs
 from rha.appliance.warden import Warden
 from rha.control import local
 from rha.errors import ConfigError, Exit, RhaError, StateError, StorageError
-from rha.fence.base import FencePlace
-from rha.fence.etcd import Access
-from rha.fence.taking import Means, appliance_name
 from rha.journal.keys import read_keyring
 from rha.report import Report
 from rha.switch.failover import are_images_taken
@@ -81,7 +79,7 @@ class Appliance:
                     self._store,
                     LibvirtHost(),
                     self._hang_up,
-                    self._means(name),
+                    means_of(self._config, name),
                     observers.voter(self._client_context),
                 )
                 self._broken.pop(name, None)
@@ -91,13 +89,6 @@ class Appliance:
     def _client_context(self) -> ssl.SSLContext:
         """As whom observers are asked."""
         return tls.client_context(*map(Path, (self._config.ca, self._config.certificate, self._config.key)))
-
-    def _means(self, name: str) -> Means:
-        """How this appliance keeps a master from serving."""
-        config = self._config
-        access = Access((), config.etcd.ca, config.etcd.certificate, config.etcd.key)
-        place = FencePlace(name, self._store / name / "fence", Path(config.scripts))
-        return Means(place, appliance_name(self._store), access)
 
     def listen(self) -> None:
         """Accepts masters until `stop`. Raises NetworkError when the address cannot be listened on."""

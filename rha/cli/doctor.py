@@ -20,13 +20,15 @@ from rha.errors import Exit
     show_default=True,
     help="Appliance: where journals and images will be.",
 )
+@click.option("--scenario", type=click.Path(path_type=Path), help="Master: also what this scenario's lease needs.")
+@click.option("--config", type=click.Path(path_type=Path), help="Appliance: its file; also how masters are cut off.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON list of findings.")
-def command(role: str, store: Path, as_json: bool) -> int:
+def command(role: str, store: Path, scenario: Path | None, config: Path | None, as_json: bool) -> int:
     """Is this host fit to be a master, or an appliance?
 
     Looks, and changes nothing. Exit code 0: fit, perhaps with warnings; 1: there is a fault.
     """
-    findings = check.run(_checks(role, store))
+    findings = check.run(_of_master(scenario) if role == "master" else _of_appliance(store, config))
     if as_json:
         click.echo(msgspec.json.encode(findings).decode())
     else:
@@ -34,11 +36,26 @@ def command(role: str, store: Path, as_json: bool) -> int:
     return Exit.DIFFERENT if check.worst(findings) == "fault" else Exit.OK
 
 
-def _checks(role: str, store: Path) -> list[check.Check]:
-    if role == "master":
-        from rha.doctor import master
+def _of_master(scenario: Path | None) -> list[check.Check]:
+    from rha.doctor import fence, master
 
+    if scenario is None:
         return master.checks()
-    from rha.doctor import appliance
+    from rha import scenario_check
 
-    return appliance.checks(store)
+    return [*master.checks(), *fence.of_master(scenario_check.load(scenario))]
+
+
+def _of_appliance(store: Path, config: Path | None) -> list[check.Check]:
+    from rha.doctor import appliance, fence
+
+    if config is None:
+        return appliance.checks(store)
+    from rha.appliance.config import load
+    from rha.appliance.fencing import means_of
+
+    loaded = load(config)
+    checks = appliance.checks(Path(loaded.store))
+    for scenario in fence.known(Path(loaded.store)):
+        checks += fence.of_appliance(scenario, means_of(loaded, scenario.name))
+    return checks

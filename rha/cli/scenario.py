@@ -8,7 +8,9 @@ from pathlib import Path
 import click
 
 from rha.errors import DeviceError, RhaError
-from rha.scenario import Scenario
+from rha.scenario import Lease, Scenario
+
+ETCD_SECONDS = 5.0
 
 
 @click.group()
@@ -49,8 +51,23 @@ def _check_here(scenario: Scenario) -> None:
         raise DeviceError("this host cannot protect the scenario", cause="\n       ".join(found), hint=hint)
     if scenario.spool and (refusal := _why_no_spool(Path(scenario.spool.path), scenario)):
         raise refusal
+    if scenario.lease and (refusal := _why_no_lease(scenario.lease)):
+        raise refusal
     files = scenario.appliance
     tls.client_context(Path(files.ca), Path(files.certificate), Path(files.key))
+
+
+def _why_no_lease(lease: Lease) -> RhaError | None:
+    """The reason why this master could not serve by the lease, or None."""
+    from rha.fence.etcd import Access, Etcd
+    from rha.fence.serving import Serving
+
+    refusal = Serving(lease, lambda _: None).why_not()
+    try:
+        Etcd(Access(lease.endpoints, lease.ca, lease.certificate, lease.key), ETCD_SECONDS).read("/rha/lease/")
+    except RhaError as error:
+        return refusal or error
+    return refusal
 
 
 def _why_no_spool(path: Path, scenario: Scenario) -> RhaError | None:

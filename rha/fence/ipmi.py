@@ -27,6 +27,8 @@ class IpmiFence(Fence):
         self._table, self.limit = table, table.limit
         host, _, port = table.address.partition(":")
         self._where = ["-I", table.interface, "-H", host, "-p", port or str(PORT), "-U", table.user]
+        if table.cipher is not None:
+            self._where += ["-C", str(table.cipher)]
 
     def describe(self) -> str:
         return f"switch the master's power off by IPMI at {self._table.address}"

@@ -99,3 +99,20 @@ def test_own_request_is_no_reply():
 
 def test_checksum_of_rfc_1071_verifies():
     assert ping.checksum(ping.request(8, b"0123456789abcdef")) == 0
+
+
+def test_so_many_of_so_many():
+    def asking(*answers: bool):
+        given = iter(answers)
+
+        def attempt(check: Check, timeout: float) -> float:
+            if not next(given):
+                raise NoAnswer("busy")
+            return 0.1
+
+        two_of_four = Check(kind="tcp", address="x:1", attempts=4, needed=2, interval=Duration(0.001))
+        return ask(two_of_four, kinds={"tcp": attempt})
+
+    assert asking(False, True, True).sentence().startswith("tcp x:1: answered at attempt 3 of 4 in ")
+    assert asking(True, False, False, True).answered
+    assert asking(False, False, False).sentence().startswith("tcp x:1: busy, 3 of 4 attempts in ")
