@@ -297,6 +297,13 @@ class Engine:
         now = time.time()
         return now, self.capture.lsn_base + self.backlog.producer
 
+    def must_be_ordered(self) -> None:
+        """Raises StateError when the disks are not in write order, or being compared."""
+        with self._lock:
+            if self._round or self._verification or not self.disks.all_ordered():
+                cause = "a sync or verification is due or running"
+                raise StateError("the disks are not in write order", cause=cause, hint="rha status")
+
     def settle(self) -> list[str]:
         """Writes out what memory holds of the disks, and waits until all that was submitted has ended. What was done,
         in sentences.
@@ -304,9 +311,7 @@ class Engine:
         Raises StateError when the disks are not in write order, DeviceError.
         """
         with self._lock:
-            if self._round or self._verification or not self.disks.all_ordered():
-                cause = "a sync or verification is due or running"
-                raise StateError("the disks are not in write order", cause=cause, hint="rha status")
+            self.must_be_ordered()
             self._hold_rounds_until = math.inf  # a round drains as well, and only one may
         try:
             said = flush(self.capture.devices)

@@ -33,6 +33,7 @@ def _release(engine: Engine, release: Release) -> dict[str, Handler]:
         return {"time": now, "lsn": lsn, "said": said}
 
     return {
+        "may_release": lambda: release.check(engine),
         "release": stand_still,
         "hand_over": release.hand_over,
         "power_off": release.power_off,

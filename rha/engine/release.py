@@ -51,6 +51,9 @@ class Note(msgspec.Struct, kw_only=True):
 class Writes(Protocol):
     """What the engine knows of the disks."""
 
+    def must_be_ordered(self) -> None:
+        """Raises StateError when the disks are not in write order."""
+
     def settle(self) -> list[str]:
         """Everything written until now is on the disks. Sentences. Raises StateError when they are not in write order,
         DeviceError."""
@@ -84,6 +87,11 @@ class Release:
 
     # Orders ---------------------------------------------------------------------------------------------------
 
+    def check(self, writes: Writes) -> None:
+        """Raises StateError when `release` would."""
+        self._must_be_able()
+        writes.must_be_ordered()
+
     def release(self, writes: Writes) -> tuple[float, int, list[str]]:
         """Stops what the scenario names. Returns a time (this host's clock), the LSN below which everything is that was
         submitted before it, and what was done.
@@ -92,7 +100,7 @@ class Release:
         does not stop, DeviceError; then everything runs again.
         """
         with self._lock:
-            self._must_be_able()
+            self.check(writes)
             try:
                 said = [*self._stop(), *writes.settle()]
             except Exception:

@@ -13,7 +13,7 @@ from rha.report import Point
 from rha.switch import progress as ledger
 from rha.switch import switches
 from rha.switch.plan import CHECKS, Step, StepName, World, is_image_in_use, plan
-from rha.switch.progress import RUNNING, SERVING, Progress, Trigger
+from rha.switch.progress import FAILED, RUNNING, SERVING, SWITCHOVER, Progress, Trigger
 from rha.switch.runner import Run, Say, alone, log
 from rha.switch.steps import FailoverHost, Steps, remove_overlays
 from rha.units import show_seconds
@@ -23,7 +23,7 @@ from rha.vm.base import VmHost, domain_name
 
 def look(host: FailoverHost, vm: VmHost, *, force: bool = False, wanted: Point | None = None) -> World:
     """The snapshot that `plan` wants. Once a substitute was started the images are not asked for anything."""
-    past = ledger.load(host.folder)
+    past = _standing(host.folder)
     wanted = wanted or (past.wanted if past else None)
     begun = past.begun if past else frozenset()
     return World(
@@ -34,6 +34,7 @@ def look(host: FailoverHost, vm: VmHost, *, force: bool = False, wanted: Point |
         serving=bool(past and past.state == SERVING),
         domain=vm.state(domain_name(host.scenario.name)),
         at=show_point(wanted),
+        kind=past.kind if past else "",
     )
 
 
@@ -64,14 +65,44 @@ def run_failover(
     StateError, with nothing changed, when the plan refuses or another switch of the scenario is at work.
     """
     with alone(host.folder):
-        past = ledger.load(host.folder)
+        past = _standing(host.folder)
+        _must_be_open(past, wanted)
         todo = plan(look(host, vm, force=force, wanted=wanted))
+        _give_up_switchover(host.folder, past)
         progress = past or Progress(scenario=host.scenario.name, trigger=cause)
         progress.wanted = wanted or progress.wanted
         progress.state, progress.why, progress.forced = RUNNING, "", force or progress.forced
         run = Run(host.folder, progress, Steps(host, vm, progress, choose_accelerator).effects, say)
         do_all(run, todo, checked=past is None)
     return progress
+
+
+def is_revocable(past: Progress) -> bool:
+    """Has a switchover begun that can, and so must, be taken back?"""
+    return past.kind == SWITCHOVER and not is_image_in_use(past.begun)
+
+
+def _standing(folder: Path) -> Progress | None:
+    """The switch to go on with. A switchover that was to be taken back is none: its master is lost."""
+    past = ledger.load(folder)
+    return None if past is None or is_revocable(past) else past
+
+
+def _give_up_switchover(folder: Path, past: Progress | None) -> None:
+    """A failover begins in the place of a switchover that could not be taken back. Raises StorageError."""
+    if past is None and (given_up := ledger.load(folder)) is not None:
+        given_up.state, given_up.why = FAILED, f"the master was lost, a failover began; {given_up.why}"
+        switches.record(folder, given_up, given_up.trigger.decided)
+
+
+def _must_be_open(past: Progress | None, wanted: Point | None) -> None:
+    """Raises StateError when a point is asked for and a substitute was started from another one."""
+    if past and wanted and is_image_in_use(past.begun) and wanted != past.wanted:
+        raise StateError(
+            f"the substitute of {past.scenario} was started already",
+            cause=f"from {show_point(past.point) or 'the images as they were'}; it may have written since",
+            hint=f"rha discard {past.scenario} removes it with all that it wrote",
+        )
 
 
 def do_all(run: Run, todo: Sequence[Step], *, checked: bool) -> None:
@@ -91,6 +122,11 @@ def do_all(run: Run, todo: Sequence[Step], *, checked: bool) -> None:
             raise
         switches.record(run.folder, run.progress, begun)
         raise
+    ended_well(run, begun)
+
+
+def ended_well(run: Run, begun: float) -> None:
+    """A substitute serves. `begun`: of this attempt. Raises StorageError."""
     run.progress.state, run.progress.why = SERVING, outcome(run.progress)
     run.store()
     switches.record(run.folder, run.progress, begun)

@@ -34,6 +34,9 @@ class Disks:
         self.running: list[str] = []
         self.units: Units
 
+    def must_be_ordered(self) -> None:
+        pass
+
     def settle(self) -> list[str]:
         self.running = [name for name in NAMES if not self.units.is_off(name)]
         if self.broken:
