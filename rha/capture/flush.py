@@ -1,8 +1,8 @@
 """Puts on the disk what the kernel still holds of it in memory: file systems first, then the devices themselves.
 
 Needed where the disk's content must be what the applications have written, not only what they have synced: before a
-service is handed over. A freeze comes last, as it also empties the journals of ext4 and xfs: what boots has nothing to
-recover. By then little is left to write, so it stands still for moments only.
+service is handed over. A freeze comes last, as it also empties the journals of ext4 and xfs: what boots has next to
+nothing to recover. By then little is left to write, so it stands still for moments only.
 """
 
 from __future__ import annotations

@@ -48,6 +48,8 @@ class Planned(Site):
 
     def _engine(self, device: str) -> Engine:
         engine = super()._engine(device)
+        held = os.open(device, os.O_RDONLY)  # the kernel writes a device's cache out when the last one closes it
+        self.lab.stack.callback(os.close, held)
         self.bin = self.lab.folder / "bin"
         self.bin.mkdir()
         self.counted = self.lab.folder / "counted"
