@@ -1,4 +1,4 @@
-"""What memory holds of a disk is on it afterwards: a real ext4 on a loop device, read by debugfs from the backing file."""
+"""What memory holds of a disk is on it afterwards: a real ext4 on a loop device, its backing file read by debugfs."""
 
 from __future__ import annotations
 
