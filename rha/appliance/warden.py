@@ -262,10 +262,12 @@ class Warden(threading.Thread):
         past = ledger.load(self.replica.folder)
         if past is None or is_revocable(past):
             return None
+        is_planned = past.kind == ledger.SWITCHOVER
+        advice = "" if is_planned else "keep it off the network; "
         return StateError(
-            f"{self.replica.name} has failed over: the master must not serve",
+            f"{self.replica.name} has {'switched' if is_planned else 'failed'} over: the master must not serve",
             cause=f"{past.sentence()}; {past.trigger.reason}",
-            hint=f"keep it off the network; on the appliance: rha status, or rha discard {self.replica.name}",
+            hint=f"{advice}on the appliance: rha status, or rha discard {self.replica.name}",
         )
 
     # Maintenance ----------------------------------------------------------------------------------------------
@@ -291,8 +293,8 @@ class Warden(threading.Thread):
         report = self.replica.report()
         past = ledger.load(self.replica.folder)
         if past is not None:
-            report.vm = ledger.vm_report(past)
-            report.state, report.why = past.state, past.sentence()
+            report.vm = ledger.vm_report(past) if past.domain else None
+            report.state, report.why = past.state, past.why or past.state
             report.health = "alarm" if past.state in (FAILED, ROLLING_BACK) else "warning"
             if past.point:
                 report.consistent = past.point

@@ -57,8 +57,8 @@ class Beside:
         if report.released and report.health == "ok":
             report.health = "warning"
         if self._holder:
-            report.lease = self._holder.report()
+            report.lease = lease = self._holder.report()
             alarm = self._holder.alarm()
-            if alarm:
+            if alarm and (not report.released or lease.serving == "failed"):  # else it is meant to be so
                 report.alarms, report.health = [*report.alarms, alarm], "alarm"
         return report
