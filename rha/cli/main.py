@@ -36,7 +36,7 @@ VERBS = {
     "export": "Write a disk of a point as an image file.",
     "failover": "The master is dead: start its substitute VM now.",
     "switchover": "The master hands its service over to its substitute VM, and nothing is lost.",
-    "discard": "End a failover: remove the substitute VM, receive again.",
+    "discard": "End a failover or switchover: remove the substitute VM.",
     "pause": "Maintenance: the appliance watches and does nothing by itself.",
     "resume": "End what `rha pause` has begun.",
     "redirect": "Lead clients to the substitute, or back.",

@@ -7,9 +7,11 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from rha.engine.history import folder_of
 from rha.engine.release import Release
 from rha.fence import permit
 from rha.fence.holder import Holder, permit_path
+from rha.redirect.base import master_place
 from rha.report import CheckReport, Report
 from rha.scenario import Scenario
 from rha.watch.ask import ask_all
@@ -23,7 +25,9 @@ class Beside:
         self._units = [check for check in scenario.check if check.kind == "unit"]
         self._every = scenario.watch.every
         self._holder = Holder(scenario, scenario.lease, run_dir, say) if scenario.lease else None
-        self.release = Release(scenario, run_dir, self._holder, say)
+        self.release = Release(
+            scenario, run_dir, self._holder, master_place(scenario.name, folder_of(scenario.name)), say
+        )
         # A permit of this boot: an earlier engine's service may run by it.
         self.is_going_on = permit.load(permit_path(run_dir, scenario.name)) is not None
         self._found: list[CheckReport] = []

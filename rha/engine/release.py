@@ -28,6 +28,8 @@ from rha.fence import permit
 from rha.fence.holder import Holder, permit_path
 from rha.fence.sentry import SYSTEM, standing_path
 from rha.fence.serving import Host
+from rha.redirect import run as redirect
+from rha.redirect.base import Place
 from rha.scenario import Scenario
 from rha.systemd import Units
 from rha.units import show_seconds
@@ -65,8 +67,11 @@ class Writes(Protocol):
 class Release:
     """One scenario's. Everything may be called from any thread, and again."""
 
-    def __init__(self, scenario: Scenario, run_dir: Path, holder: Holder | None, say: Say, host: Host = SYSTEM) -> None:
-        self._scenario, self._holder, self._say = scenario, holder, say
+    def __init__(
+        self, scenario: Scenario, run_dir: Path, holder: Holder | None, place: Place, say: Say, host: Host = SYSTEM
+    ) -> None:
+        """`place`: where the master gives up what clients know it by."""
+        self._scenario, self._holder, self._place, self._say = scenario, holder, place, say
         self._units = Units(host.systemctl)
         self._path = run_dir / f"{scenario.name}.released"
         self._permit_path = permit_path(run_dir, scenario.name)
@@ -111,8 +116,12 @@ class Release:
         return now, lsn, said
 
     def hand_over(self, to: str) -> str:
-        """The service is another's from now on. Raises StateError when it was taken back meanwhile, or the lease is not
-        held; NetworkError when etcd does not answer."""
+        """The service is another's from now on; only now the master gives up what clients know it by, since its disks
+        tell that, too, and the substitute is made of what they were before.
+
+        Raises StateError when it was taken back meanwhile, or the lease is not held; NetworkError when etcd does not
+        answer; what a redirection raises.
+        """
         with self._lock:
             note = self._note
             if note is None:
@@ -121,6 +130,8 @@ class Release:
                     cause="it has taken its service back, or has rebooted",
                     hint="begin the switchover anew",
                 )
+            if self._scenario.redirect:
+                redirect.apply(self._scenario.redirect, self._place, self._say)
             if self._holder:
                 self._holder.hand_over(to)
             note.to = note.to or to
@@ -183,7 +194,7 @@ class Release:
         return ["what the lease serves by has ended"]
 
     def _take_back(self) -> None:
-        """The lock is held. Raises HostError, StateError, NetworkError."""
+        """The lock is held; what fails keeps nothing else back. Raises HostError, StateError, NetworkError."""
         assert self._note is not None
         lease, limit = self._scenario.lease, self._scenario.switch.limit
         if self._holder and lease:
@@ -193,19 +204,26 @@ class Release:
             self._holder.go_on()
             self._wait_standing("serving", lease.ttl + RETRY_SECONDS + limit * len(lease.units))
         failures = list[RhaError]()
+        self._try(lambda: redirect.revert(self._place, self._say), failures)
         for unit in reversed(self._note.units):
-            if lease and unit in lease.units:
-                continue  # the sentry has started it
-            try:
-                self._units.start(unit, limit)
-                self._say(f"{unit} runs again")
-            except RhaError as error:
-                failures.append(error)
+            if not lease or unit not in lease.units:  # those the sentry has started
+                self._try(lambda unit=unit: self._start(unit), failures)  # type: ignore[misc]
         if failures:
             causes = "\n       ".join(f"{error.what}: {error.cause}" for error in failures)
             raise HostError("the master does not serve as before", cause=causes, hint=failures[0].hint)
         self._path.unlink(missing_ok=True)
         self._note = None
+
+    def _start(self, unit: str) -> None:
+        self._units.start(unit, self._scenario.switch.limit)
+        self._say(f"{unit} runs again")
+
+    @staticmethod
+    def _try(act: Callable[[], object], failures: list[RhaError]) -> None:
+        try:
+            act()
+        except RhaError as error:
+            failures.append(error)
 
     def _wait_standing(self, state: str, limit: float) -> None:
         """Until the sentry says so. Raises HostError after `limit` seconds."""

@@ -32,6 +32,7 @@ class StepName(StrEnum):
     MAKE_OVERLAY = "make-overlay"
     DEFINE_DOMAIN = "define-domain"
     HAND_OVER = "hand-over"
+    CHECK_CLIENTS = "check-clients"
     POWER_OFF = "power-off"
     START_DOMAIN = "start-domain"
     WAIT_READY = "wait-ready"

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from rha.errors import HostError, RhaError, StateError, StorageError
 from rha.report import Point
+from rha.scenario import MoveIp
 from rha.switch import progress as ledger
 from rha.switch import switches
 from rha.switch.failover import ended_well, is_revocable, look
@@ -22,6 +23,7 @@ from rha.vm.accelerator import Accelerator, choose
 from rha.vm.base import VmHost, domain_name
 
 ORDER_SECONDS = 60.0
+_ADDRESSES = str(MoveIp.__struct_config__.tag)
 
 
 class SwitchoverHost(FailoverHost, Protocol):
@@ -57,7 +59,8 @@ class SwitchoverHost(FailoverHost, Protocol):
 
 
 class SwitchoverSteps(Steps):
-    """The effects of a switchover's own steps."""
+    """The effects of a switchover's own steps. Addresses are checked once the master has given them up: before that it
+    answers for them, as it should."""
 
     host: SwitchoverHost
 
@@ -72,6 +75,8 @@ class SwitchoverSteps(Steps):
         self.effects |= {
             StepName.CHECK_MASTER: Effect(lambda limit: self.host.order("may_release", limit)),
             StepName.CHECK_HOST: Effect(lambda _: self._check_host()),
+            StepName.CHECK_REDIRECT: Effect(lambda _: self._check_redirect(but=[_ADDRESSES])),
+            StepName.CHECK_CLIENTS: Effect(lambda _: self._check_redirect()),
             StepName.RELEASE: Effect(self._release, self._resume),
             StepName.RECEIVE_LAST: Effect(lambda limit: self.host.receive_last(self._released().lsn, limit)),
             StepName.HOLD_IMAGES: Effect(lambda _: self.host.hold_images()),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Protocol
@@ -89,8 +89,8 @@ class Steps:
             StepName.RECORD: Effect(lambda _: measure(self.progress)),
         }
 
-    def _check_redirect(self) -> None:
-        redirect.check(self.host.scenario.redirect, replica_place(self.host.scenario.name, self.host.folder))
+    def _check_redirect(self, but: Collection[str] = ()) -> None:
+        redirect.check(self.host.scenario.redirect, replica_place(self.host.scenario.name, self.host.folder), but)
 
     def _fence(self) -> None:
         """Forced, a person answers for it that the master is off."""

@@ -117,7 +117,12 @@ def _moving(world: World) -> list[Step]:
     scenario = world.scenario
     lease = ", and its lease with it" if scenario.lease else ""
     undo = "give the lease back" if scenario.lease else ""
-    steps = [Step(StepName.HAND_OVER, f"the master hands its service over{lease}", 60, undo=undo)]
+    known = ", and gives up what clients know it by" if scenario.redirect else ""
+    limit = 60 + 2 * sum(table.limit for table in scenario.redirect)
+    steps = [Step(StepName.HAND_OVER, f"the master hands its service over{lease}{known}", limit, undo=undo)]
+    if scenario.redirect:
+        checked = "see that nothing of the master is in the clients' way any more"
+        steps.append(Step(StepName.CHECK_CLIENTS, checked, limit))
     if scenario.switch.after == "poweroff":
         steps.append(Step(StepName.POWER_OFF, "the master shuts down", 120))
     start = [step for step in domain_steps(world) if step.name == StepName.START_DOMAIN]

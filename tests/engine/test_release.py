@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,10 +16,12 @@ from rha.fence import permit
 from rha.fence.holder import Holder
 from rha.fence.serving import Host
 from rha.fence.taking import key_of
-from rha.scenario import Appliance, Duration, Lease, Scenario, Switch
+from rha.redirect.base import master_place
+from rha.scenario import Appliance, Duration, Lease, MoveIp, Scenario, Switch
 from rha.systemd import Units
 from tests.fence.etcd_server import Server, running
 from tests.fence.master import STUBBORN, SYSTEMCTL
+from tests.redirect.wires import Segment
 
 PLAIN = "#!/bin/sh\nexec sleep 600\n"
 NAMES = ("app.service", "db.service", "stubborn.service")
@@ -60,14 +62,16 @@ class Site:
         self.said: list[str] = []
         self.holders: list[Holder] = []
 
-    def master(self, *units: str, lease: Lease | None = None, after: str = "stay") -> Release:
+    def master(
+        self, *units: str, lease: Lease | None = None, after: str = "stay", redirect: Sequence[MoveIp] = ()
+    ) -> Release:
         """An engine's part of it, as a newly started engine has it."""
         switch = Switch(units=list(units), limit=Duration(1), after=after)  # type: ignore[arg-type]
         ends = Appliance(address="a:1", ca="/a", certificate="/b", key="/c")
-        scenario = Scenario(name="web", disk=[], appliance=ends, switch=switch, lease=lease)
+        scenario = Scenario(name="web", disk=[], appliance=ends, switch=switch, lease=lease, redirect=[*redirect])
         run = self.folder / "run"
         holder = Holder(scenario, lease, run, self.said.append, self.host) if lease else None
-        release = Release(scenario, run, holder, self.said.append, self.host)
+        release = Release(scenario, run, holder, master_place("web", self.folder), self.said.append, self.host)
         if holder:
             holder.start()
             self.holders.append(holder)
@@ -87,6 +91,9 @@ class Site:
             os.kill(permit.standing(path).process, signal.SIGKILL)
         for name in NAMES:
             Units(self.host.systemctl)._order("kill", name)
+
+
+pytestmark = pytest.mark.root
 
 
 @pytest.fixture
@@ -184,6 +191,29 @@ def test_it_is_powered_off_only_when_handed_over_and_only_if_its_scenario_says_s
     goes.hand_over(TO)
     goes.power_off()
     assert (site.folder / "units/poweroff").exists()
+
+
+def test_what_clients_know_it_by_is_given_up_only_when_it_is_handed_over(site: Site) -> None:
+    segment = Segment()
+    host = segment.host("192.0.2.1/24", "192.0.2.10/24")
+    site.start("app.service")
+    try:
+        table = MoveIp(addresses=["192.0.2.10/24"], interface="eth0")
+        master = site.master("app.service", redirect=[table])
+        host.call(lambda: master.release(site.disks))
+        assert "192.0.2.10/24" in host.addresses()
+        host.call(lambda: master.hand_over(TO))
+        assert "192.0.2.10/24" not in host.addresses()
+        thief = segment.host("192.0.2.10/24")
+        with pytest.raises(HostError, match="does not serve as before") as caught:
+            host.call(master.resume)
+        assert "192.0.2.10 is still served by another host" in caught.value.cause
+        assert site.running() == {"app.service"}, "what fails keeps nothing else back"
+        segment.unplug(thief)
+        host.call(master.resume)
+        assert "192.0.2.10/24" in host.addresses()
+    finally:
+        segment.close()
 
 
 # With a lease -------------------------------------------------------------------------------------------------
