@@ -59,7 +59,9 @@ def show_bytes(count: float) -> str:
 
 
 def show_seconds(seconds: float) -> str:
-    """A duration for people: `0.35 s`, `12 s`, `3 min 20 s`, `2 h 5 min`."""
+    """A duration for people: `0.059 ms`, `0.35 s`, `12 s`, `3 min 20 s`, `2 h 5 min`."""
+    if 0 < seconds < 0.01:
+        return f"{seconds * 1000:.2g} ms"
     if seconds < 10:
         return f"{seconds:.2g} s"
     whole = round(seconds)

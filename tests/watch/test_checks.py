@@ -30,7 +30,7 @@ def check(kind: str, address: str, attempts: int = 3) -> Check:
 def test_tcp_answers(listener):
     result = ask(check("tcp", f"127.0.0.1:{listener}"))
     assert result.answered
-    assert result.sentence().startswith(f"tcp 127.0.0.1:{listener}: answered in 0.")
+    assert result.sentence().startswith(f"tcp 127.0.0.1:{listener}: answered in ")
 
 
 def test_tcp_refused_uses_every_attempt(closed_port):
