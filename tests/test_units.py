@@ -69,6 +69,8 @@ def test_shown_sizes(count: float, shown: str) -> None:
     ("seconds", "shown"),
     [
         (0, "0 s"),
+        (0.000059, "0.059 ms"),
+        (0.0042, "4.2 ms"),
         (0.354, "0.35 s"),
         (12.4, "12 s"),
         (59.6, "1 min 0 s"),
