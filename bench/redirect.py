@@ -1,9 +1,10 @@
-"""How long a client is without the service while its address moves, beside keepalived (VRRP) on the same segment, and how
-long a DNS name takes until it is rewritten and verified.
+"""How long a client is without the service while its address moves, beside keepalived (VRRP) on the same segment,
+and how long a DNS name takes until it is rewritten and verified.
 
-Everything in network namespaces: a master, a replica, a client that opens a new connection every 5 ms and reads from which
-of the two it came. The move is a planned one on both sides, so that nobody's detection of a loss is measured: keepalived's
-master is told to stop (its last word is priority 0, and the backup waits its skew time), rha's gives the address up.
+Everything in network namespaces: a master, a replica, a client that opens a new connection every 5 ms and reads from
+which of the two it came. The move is a planned one on both sides, so that nobody's detection of a loss is measured:
+keepalived's master is told to stop (its last word is priority 0, and the backup waits its skew time), rha's gives the
+address up.
 """
 
 from __future__ import annotations
