@@ -1,4 +1,4 @@
-"""Sizes and durations as people write them."""
+"""Sizes and durations as people write them; texts of others as a terminal may show them."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def show_bytes(count: float) -> str:
 
 
 def show_seconds(seconds: float) -> str:
-    """A duration for people: `<1 ms`, `0.35 s`, `12 s`, `3 min 20 s`, `2 h 5 min`."""
-    if 0 < seconds < 0.001:
-        return "<1 ms"
+    """A duration for people: `0.059 ms`, `0.35 s`, `12 s`, `3 min 20 s`, `2 h 5 min`."""
+    if 0 < seconds < 0.01:
+        return f"{seconds * 1000:.2g} ms"
     if seconds < 10:
         return f"{seconds:.2g} s"
     whole = round(seconds)
@@ -70,3 +70,9 @@ def show_seconds(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def printable(text: str) -> str:
+    """A text of another host without what a terminal would obey: line ends stay, other control characters are shown as
+    `\\x1b`."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)

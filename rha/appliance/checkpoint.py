@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from rha.decoding import from_json
 from rha.errors import StorageError
 
 
@@ -39,7 +40,7 @@ def load(path: Path) -> Checkpoint:
     Raises StorageError when the file is there and cannot be read: to begin at zero might redo old over new.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Checkpoint)
+        return from_json(path.read_bytes(), Checkpoint)
     except FileNotFoundError:
         return Checkpoint()
     except (OSError, msgspec.MsgspecError) as error:

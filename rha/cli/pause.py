@@ -23,9 +23,10 @@ def _seconds(_context: object, _parameter: object, text: str | None) -> float | 
 @click.option("--for", "seconds", metavar="TIME", callback=_seconds, help="Ends by itself: 30min, 2h. Else rha resume.")
 @click.option("--reason", default="", help="For whoever asks why nothing happens.")
 def command(scenario: str, seconds: float | None, reason: str) -> None:
-    """Maintenance: the appliance watches, says what it would do, and does nothing by itself.
+    """Maintenance: the appliance watches and does nothing by itself.
 
-    Run it on the appliance. Replication goes on; what a person asks for is done. It holds over a restart.
+    Run it on the appliance. It says what it would do. Replication goes on; what a person asks for is done. It holds over
+    a restart.
     """
     words = {"person": ask.person(), "reason": reason, "seconds": seconds}
     click.echo(ask.appliance("pause", scenario=scenario, **words)["sentence"])

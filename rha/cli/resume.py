@@ -14,9 +14,10 @@ from rha.control import local
 @click.option("--service", is_flag=True, help="On the master: take back the service that a switchover has taken.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def command(scenario: str, reason: str, service: bool, yes: bool) -> None:
-    """End what `rha pause` has begun: the appliance acts by itself again, where mode is "ha".
+    """End what `rha pause` has begun.
 
-    Run it on the appliance. With --service on a master whose appliance is lost in the middle of a switchover.
+    Run it on the appliance, which acts by itself again where mode is "ha". With --service on a master whose appliance
+    is lost in the middle of a switchover.
     """
     if not service:
         click.echo(ask.appliance("resume", scenario=scenario, person=ask.person(), reason=reason)["sentence"])

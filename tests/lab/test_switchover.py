@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,8 @@ from rha.control import local
 from rha.switch import progress as ledger
 from rha.switch.plan import StepName
 from rha.vm.libvirt import LibvirtHost
-from tests.fence.etcd_server import running
 from tests.fence.master import SYSTEMCTL
-from tests.lab.test_one_writer import Site
+from tests.lab.test_one_writer import Site, opened
 from tests.vm.real import libvirt_host, store  # noqa: F401
 
 pytestmark = pytest.mark.root
@@ -116,13 +114,8 @@ class Planned(Site):
 
 @pytest.fixture
 def site(lab: Lab, libvirt_host: LibvirtHost, store: Path, tmp_path: Path) -> Iterator[Planned]:  # noqa: F811
-    config = lab.folder / "appliance.toml"
-    config.write_text(config.read_text().replace(str(lab.folder / "store"), str(store)))
-    lab.appliance.store = store
-    with ExitStack() as stack:
-        etcd = stack.enter_context(running(tmp_path / "etcd"))
-        yield Planned(lab, etcd, libvirt_host, tmp_path)
-        lab.stack.close()
+    with opened(Planned, lab, libvirt_host, store, tmp_path) as site:
+        yield site
 
 
 def test_nothing_is_lost_and_two_never_serve(site: Planned) -> None:

@@ -41,7 +41,7 @@ def test_replica_of_a_machine_with_debians_kernel_equals_its_disk(folder: Path) 
         report = master.wait_ordered()
         assert report["records"] > 0
         assert report["disks"][0]["losses"] == {}
-        master.wait_applied()
+        site.wait_applied("smoke")
         master.stop()
         site.stop()
         assert why_not_equal(site.image("smoke", "data"), data.file, 0, DISK_BYTES) is None
