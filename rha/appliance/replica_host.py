@@ -61,6 +61,10 @@ class ReplicaHost:
         """Raises StateError when the point has left the window."""
         return self.replica.give_up_images(self.replica.points.find(str(at.lsn)) if at else None)
 
+    def earlier_point(self, before: Point, seconds: float) -> Point | None:
+        place = self.replica.points.before(before, seconds)
+        return Point(lsn=place.lsn, time=place.time) if place else None
+
     # A switchover ---------------------------------------------------------------------------------------------
 
     def why_no_switchover(self) -> str | None:

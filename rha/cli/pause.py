@@ -25,8 +25,8 @@ def _seconds(_context: object, _parameter: object, text: str | None) -> float | 
 def command(scenario: str, seconds: float | None, reason: str) -> None:
     """Maintenance: the appliance watches and does nothing by itself.
 
-    Run it on the appliance. It says what it would do. Replication goes on; what a person asks for is done. It holds over
-    a restart.
+    Run it on the appliance. It says what it would do. Replication goes on; what a person asks for is done. It holds
+    over a restart.
     """
     words = {"person": ask.person(), "reason": reason, "seconds": seconds}
     click.echo(ask.appliance("pause", scenario=scenario, **words)["sentence"])

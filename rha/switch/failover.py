@@ -6,19 +6,21 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rha.errors import StateError
+from rha.errors import StateError, VmError
 from rha.redirect import run as redirect
 from rha.redirect.base import replica_place
 from rha.report import Point
 from rha.switch import progress as ledger
 from rha.switch import switches
 from rha.switch.plan import CHECKS, Step, StepName, World, is_image_in_use, plan
-from rha.switch.progress import FAILED, RUNNING, SERVING, SWITCHOVER, Progress, Trigger
-from rha.switch.runner import Run, Say, alone, log
+from rha.switch.progress import FAILED, RUNNING, SERVING, SWITCHOVER, Attempt, Progress, Trigger
+from rha.switch.runner import Run, Say, alone, in_words, log
 from rha.switch.steps import FailoverHost, Steps, remove_overlays
 from rha.units import show_seconds
 from rha.vm.accelerator import Accelerator, choose
 from rha.vm.base import VmHost, domain_name
+
+BACK_SECONDS = (300.0, 1800.0, 10800.0, 86400.0)  # from the point that does not boot to the next one to be tried
 
 
 def look(host: FailoverHost, vm: VmHost, *, force: bool = False, wanted: Point | None = None) -> World:
@@ -73,8 +75,45 @@ def run_failover(
         progress.wanted = wanted or progress.wanted
         progress.state, progress.why, progress.forced = RUNNING, "", force or progress.forced
         run = Run(host.folder, progress, Steps(host, vm, progress, choose_accelerator).effects, say)
-        do_all(run, todo, checked=past is None)
-    return progress
+        is_checked = past is None
+        while True:
+            try:
+                do_all(run, todo, checked=is_checked)
+                return progress
+            except VmError as error:
+                if not _goes_back(run, host, vm, error):
+                    raise
+            todo, is_checked = plan(look(host, vm, force=progress.forced)), False
+
+
+def _goes_back(run: Run, host: FailoverHost, vm: VmHost, error: VmError) -> bool:
+    """The substitute did not come to serve, and nobody was led to it: an earlier point is to be tried. False: none may
+    be, or there is none.
+
+    What the guest has written is given up with its overlays. A point that a person has asked for is not replaced.
+    """
+    progress = run.progress
+    is_ours = bool(progress.tried) or progress.wanted is None
+    left = host.scenario.vm.candidates - len(progress.tried)
+    if (
+        not progress.steps
+        or progress.steps[-1].name != StepName.WAIT_READY
+        or not is_ours
+        or left <= 0
+        or progress.point is None
+    ):
+        return False
+    found = host.earlier_point(progress.point, BACK_SECONDS[min(len(progress.tried), len(BACK_SECONDS) - 1)])
+    if found is None:
+        run.say(f"no point before {show_point(progress.point)} can be tried")
+        return False
+    vm.destroy(progress.domain)
+    why = f"{show_point(progress.point)} does not boot to a service"
+    progress.tried = [*progress.tried, Attempt(point=progress.point, why=in_words(error))]
+    progress.wanted, progress.steps, progress.state, progress.why = found, [], RUNNING, ""
+    run.store()
+    run.say(f"{why}: trying an EARLIER point, {show_point(found)}; {left - 1} more may be tried")
+    return True
 
 
 def is_revocable(past: Progress) -> bool:
@@ -117,7 +156,9 @@ def do_all(run: Run, todo: Sequence[Step], *, checked: bool) -> None:
             if step.name not in CHECKS:
                 run.do(step)
     except Exception:
-        if run.progress.begun == {StepName.FENCE}:  # the master may serve still: nothing has begun, it may connect
+        if (
+            run.progress.begun == {StepName.FENCE} and not run.progress.tried
+        ):  # the master may serve still: nothing has begun, it may connect
             (run.folder / ledger.FILE).unlink()
             raise
         switches.record(run.folder, run.progress, begun)
@@ -145,6 +186,8 @@ def outcome(progress: Progress) -> str:
         )
         if seconds is not None
     ]
+    if progress.tried:
+        known.append(f"from {show_point(progress.point)}: {len(progress.tried)} newer did NOT boot")
     return ", ".join([f"domain {progress.domain} ({progress.accelerator}: {progress.accelerator_why})", *known])
 
 

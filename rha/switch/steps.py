@@ -61,6 +61,10 @@ class FailoverHost(Protocol):
         """Writes the checkpoint and lets go of the images; in the order of the disks. `at`: what is returned shows this
         earlier point. Raises StorageError, StateError when there is no such point any more."""
 
+    def earlier_point(self, before: Point, seconds: float) -> Point | None:
+        """The newest bookmark of the `seconds` before a point, else the point so long before it; None: there is
+        none."""
+
 
 class Steps:
     """The effects of every switch that ends in a substitute; results go into `progress`, which the runner saves. Kinds

@@ -22,7 +22,7 @@ from rha.errors import NetworkError, StateError
 from rha.fence.base import FencePlace
 from rha.fence.etcd import Access
 from rha.fence.taking import Means
-from rha.report import Report
+from rha.report import Point, Report
 from rha.scenario import Vm
 from rha.switch import progress as ledger
 from rha.switch import switches
@@ -120,6 +120,27 @@ def test_a_point_that_is_not_there_changes_nothing(site: Site) -> None:
         with pytest.raises(StateError):
             site.verbs.failover(NAME, at=at)
     assert ledger.load(site.replica.folder) is None
+
+
+def test_the_next_candidate_is_a_bookmark_or_so_long_before(site: Site) -> None:
+    draw = random.Random(37)
+    master = synced(site.replica, draw)
+    for _ in range(3):
+        master.churn(draw, 5)
+        master.settle()
+        time.sleep(0.3)
+    keeper, newest = site.replica.points, site.replica.point()
+    assert newest is not None
+    early, late = (keeper.find(str(master.boundaries[n])) for n in (3, -3))
+    found = keeper.before(Point(lsn=newest.lsn, time=late.time), late.time - early.time - 0.1)
+    assert found is not None
+    assert early.lsn <= found.lsn < late.lsn
+    assert keeper.before(Point(lsn=8, time=early.time), 300) is None, "nothing is before the first"
+    for name, place in (("early", early), ("late", late)):
+        keeper.bookmark(name, str(place.lsn), "eve")
+    assert keeper.before(newest, 300) == keeper.find("late")
+    assert keeper.before(Point(lsn=late.lsn, time=late.time), 300) == keeper.find("early")
+    assert site.warden.host().earlier_point(newest, 300) == Point(lsn=late.lsn, time=late.time)
 
 
 # Maintenance --------------------------------------------------------------------------------------------------

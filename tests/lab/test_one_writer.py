@@ -63,7 +63,8 @@ class Site:
         return engine
 
     def _end(self) -> None:
-        """The domain, the sentry and what it serves by."""
+        """The domain, the sentry and what it serves by. First the appliance, which would fail over once more."""
+        self.lab.appliance.kill()
         self.libvirt.destroy(self.domain)
         self.libvirt.undefine(self.domain)
         self.engine.kill()
