@@ -20,8 +20,7 @@ SYNC_SECONDS = 600.0  # gigabytes of dirty pages on a slow disk
 
 
 def flush(devices: Sequence[Device]) -> list[str]:
-    """Returns what was done, in sentences. Raises DeviceError when something cannot be written, StorageError when a
-    mounted file system does not say where it lies."""
+    """Returns what was done, in sentences. Raises DeviceError when something cannot be written."""
     mounts = mounts_over(devices)
     if mounts:
         _sync("--file-system", *mounts)

@@ -63,23 +63,37 @@ def _of_file_system(folder: Path, number: str) -> Iterator[str]:
 
 
 def mounts_over(watched: Iterable[Device]) -> list[str]:
-    """One mount point of each file system that lies on one of these devices, in the order of mounting.
-
-    Raises StorageError when of a file system on block devices it is not known on which.
-    """
+    """One mount point of each file system that lies on one of these devices, or of which that is not known, in the
+    order of mounting. None of the mounts is touched: one whose server hangs (NFS, FUSE) would keep us for ever."""
     devices, found = list(watched), dict[str, str]()
     for line in _MOUNTS.read_text().splitlines():
         fields, _, rest = line.partition(" - ")
         number, point = fields.split()[2], _plain(fields.split()[4])
-        if number in found or not rest.split()[1].startswith("/"):
+        if number in found:
             continue
-        try:
-            below = devices_below(Path(point))
-        except OSError:  # unmounted meanwhile, or out of sight below another mount
-            continue
-        if any(device.overlaps(one.dev, one.start, one.sectors) for device in devices for one in below):
+        if _may_lie_on(devices, list(_of_mount(number, *rest.split()[:2]))):
             found[number] = point
     return list(found.values())
+
+
+def _may_lie_on(devices: list[Device], numbers: Iterable[str]) -> bool:
+    below: dict[str, Device] = {}
+    try:
+        for number in numbers:
+            _descend(number, below)
+    except StorageError:
+        return True
+    except OSError:  # a loop device whose file was removed: it lies on nothing that has a name
+        return False
+    return any(device.overlaps(one.dev, one.start, one.sectors) for device in devices for one in below.values())
+
+
+def _of_mount(number: str, kind: str, source: str) -> Iterator[str]:
+    """`major:minor` of the devices of a mounted file system; none when it lies on no block device."""
+    if (SYS_BLOCK / number).exists():
+        yield number
+    elif kind == "btrfs":
+        yield from _of_btrfs(source)
 
 
 def type_of(folder: Path) -> str:

@@ -54,3 +54,13 @@ def test_file_systems_and_their_files(stack: ExitStack, tmp_path: Path) -> None:
     assert said == [f"written out: {mine.point}, {device.path}", f"frozen for a moment: {mine.point}"]
     assert mine.on_disk() == content
     mine.write(b"it is thawed")
+
+
+def test_btrfs_is_found_by_its_own_list_of_devices(stack: ExitStack, tmp_path: Path) -> None:
+    """stat(2) and mountinfo show a number of no device."""
+    disk = Disk(stack, tmp_path / "btrfs.raw", 128 << 20)
+    run("mkfs.btrfs", "-q", disk.path)
+    (tmp_path / "point").mkdir()
+    run("mount", disk.path, tmp_path / "point")
+    stack.callback(subprocess.run, ["umount", str(tmp_path / "point")], check=True)
+    assert mounts_over([lookup(disk.path)]) == [str(tmp_path / "point")]
