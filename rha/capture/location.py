@@ -71,7 +71,7 @@ def mounts_over(watched: Iterable[Device]) -> list[str]:
         number, point = fields.split()[2], _plain(fields.split()[4])
         if number in found:
             continue
-        if _may_lie_on(devices, list(_of_mount(number, *rest.split()[:2]))):
+        if _may_lie_on(devices, _of_mount(number, *rest.split()[:2])):
             found[number] = point
     return list(found.values())
 

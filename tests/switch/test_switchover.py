@@ -251,6 +251,23 @@ def test_killed_anywhere_it_ends_in_one_state(
         assert ledger.load(site.folder).state == SERVING  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("after", [False, True])
+def test_killed_while_the_master_shuts_down_it_goes_on(
+    site: PlannedSite, after: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it was told or not: it has handed over, and may be off."""
+    switch = msgspec.structs.replace(site.scenario.switch, after="poweroff")
+    site.scenario = msgspec.structs.replace(site.scenario, switch=switch)
+    vm = NullHost()
+    cut_at(monkeypatch, StepName.POWER_OFF, after=after)
+    with pytest.raises(Cut):
+        go(site, vm)
+    assert are_images_taken(site.folder)
+    monkeypatch.undo()
+    started_again(site, vm)
+    assert (site.serves, site.holder, vm.state("rha-web")) == (False, "appliance", DomainState.RUNNING)
+
+
 @pytest.mark.parametrize("cut", [StepName.RELEASE, StepName.MAKE_OVERLAY, StepName.DEFINE_DOMAIN, StepName.HAND_OVER])
 @pytest.mark.parametrize("after", [False, True])
 def test_killed_on_the_way_back_it_goes_on_with_it(
