@@ -1,4 +1,4 @@
-"""After a crash the images may hold more than the checkpoint says, until redo has come to where the applier had been."""
+"""After a crash the images may hold more than the checkpoint says, until redo has come to where the applier was."""
 
 from __future__ import annotations
 
