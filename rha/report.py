@@ -150,5 +150,7 @@ class Report(msgspec.Struct, kw_only=True):
     vm: VmReport | None = None
     window: Window | None = None
     lease: LeaseReport | None = None
+    released: str = ""  # engine: why the master does not serve; empty: it does
+    paused: str = ""  # appliance: who has switched acting by itself off, since when and why; empty: nobody
     checks: list[CheckReport] = []
     alarms: list[str] = []

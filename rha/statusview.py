@@ -89,6 +89,8 @@ def _scenario(report: Report, now: float, colour: bool) -> Iterator[str]:
         yield from _field("ring", _ring(report))
         yield from _field("spool", _spool(report))
         yield from _field("lease", _lease(report))
+        yield from _field("released", report.released)
+        yield from _field("paused", report.paused)
         for check in report.checks:
             yield from _field("check", check.why)
     yield from _field("consistent", _consistent(report, now))

@@ -64,6 +64,11 @@ def replica_place(scenario: str, folder: Path) -> Place:
     return Place(scenario=scenario, side="replica", memory=folder / "redirect")
 
 
+def master_place(scenario: str, folder: Path) -> Place:
+    """The master's side; `folder`: where its engine keeps what must survive it."""
+    return Place(scenario=scenario, side="master", memory=folder / "redirect")
+
+
 class Deadline:
     """The time limit of one act."""
 

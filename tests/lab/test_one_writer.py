@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -25,6 +26,7 @@ from tests.vm.sectors import printing_disk
 pytestmark = pytest.mark.root
 ADDRESS = "198.51.100.77/32"
 TTL = 6
+S = TypeVar("S")
 
 
 class Site:
@@ -61,7 +63,8 @@ class Site:
         return engine
 
     def _end(self) -> None:
-        """The domain, the sentry and what it serves by."""
+        """The domain, the sentry and what it serves by. First the appliance, which would fail over once more."""
+        self.lab.appliance.kill()
         self.libvirt.destroy(self.domain)
         self.libvirt.undefine(self.domain)
         self.engine.kill()
@@ -90,15 +93,23 @@ class Site:
         return " ".join([str(report.get("why")), *report.get("alarms", [])])
 
 
+@contextlib.contextmanager
+def opened(
+    kind: Callable[[Lab, Server, LibvirtHost, Path], S], lab: Lab, libvirt: LibvirtHost, folder: Path, memory: Path
+) -> Iterator[S]:
+    """A site whose images lie where the VM user can reach them."""
+    config = lab.folder / "appliance.toml"
+    config.write_text(config.read_text().replace(str(lab.folder / "store"), str(folder)))
+    lab.appliance.store = folder
+    with running(memory / "etcd") as etcd:
+        yield kind(lab, etcd, libvirt, memory)
+        lab.stack.close()
+
+
 @pytest.fixture
 def site(lab: Lab, libvirt_host: LibvirtHost, store: Path, tmp_path: Path) -> Iterator[Site]:  # noqa: F811
-    config = lab.folder / "appliance.toml"
-    config.write_text(config.read_text().replace(str(lab.folder / "store"), str(store)))
-    lab.appliance.store = store
-    with ExitStack() as stack:
-        etcd = stack.enter_context(running(tmp_path / "etcd"))
-        yield Site(lab, etcd, libvirt_host, tmp_path)
-        lab.stack.close()
+    with opened(Site, lab, libvirt_host, store, tmp_path) as site:
+        yield site
 
 
 def assert_never_both(site: Site, seconds: float) -> bool:
