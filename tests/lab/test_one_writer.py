@@ -68,7 +68,7 @@ class Site:
         self.libvirt.destroy(self.domain)
         self.libvirt.undefine(self.domain)
         self.engine.kill()
-        wait_for(lambda: not self.serves(), TTL + 3)
+        wait_for(lambda: not self.serves(), TTL + 3, patience=1)
 
     def start(self) -> None:
         self.lab.appliance.start()
@@ -162,7 +162,7 @@ def test_a_split_between_them_moves_nothing_while_the_master_renews_its_lease(si
 def test_without_etcd_nobody_serves(site: Site) -> None:
     site.start()
     site.etcd.pause()
-    wait_for(lambda: not site.serves(), TTL + 2, site.engine.log)
+    wait_for(lambda: not site.serves(), TTL + 2, site.engine.log, patience=1)
     wait_for(lambda: "the lease could not be renewed" in str(site.engine.report()["alarms"]), 5, site.engine.report)
     assert not site.substitute()
     site.etcd.resume()
