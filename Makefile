@@ -7,10 +7,12 @@ C_SOURCES := $(wildcard csrc/*.c csrc/*.h csrc/*.py)
 
 deps:
 	@packaging/install-deps.sh debian-packages
+	@packaging/guest-kernel
 
 # Servers that tests and bench run against; nothing that rha itself needs.
 test-deps:
 	@packaging/install-deps.sh debian-packages debian-packages-tests
+	@packaging/guest-kernel
 
 venv: deps $(STAMP)
 

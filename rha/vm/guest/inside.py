@@ -1,0 +1,208 @@
+"""Reads and writes a guest's files through libguestfs: a small VM mounts them with a kernel of its own, so that a file
+system made to harm harms that VM. All paths are the guest's; links are followed inside it, and never by our last step:
+what is read or written is a regular file."""
+
+from __future__ import annotations
+
+import contextlib
+import stat
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rha.vm.guest import drivers, ifupdown, initramfs, keyfile, netplan, networkd
+from rha.vm.guest.adapt import HOSTNAME, HOSTS, NO_CLOUD_INIT
+from rha.vm.guest.drivers import Choice
+from rha.vm.guest.travel import Kept
+from rha.vm.guest.tree import MAX_FILE_BYTES, Edit, File, Tree, Unknown
+
+FOLDERS = (netplan.FOLDER, keyfile.FOLDER, networkd.FOLDER, ifupdown.FOLDER)
+FILES = (ifupdown.MAIN, ifupdown.RESOLVER, HOSTNAME, HOSTS, NO_CLOUD_INIT, "/etc/cloud/cloud.cfg")
+MAX_FILES = 200  # of one folder
+MAX_INITRAMFS_BYTES = 1 << 30
+_LABEL = "security.selinux"
+
+
+class Guest:
+    """A launched libguestfs handle with the guest's file systems mounted. Every method may raise RuntimeError, which is
+    libguestfs's own, with its words."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+        self.system = ""
+
+    def mount(self) -> list[str]:
+        """Mounts the guest's system. Returns warnings. Raises Unknown when there is none that can be changed."""
+        roots = self._handle.inspect_os()
+        if not roots:
+            raise Unknown("no operating system is found on its disks (encrypted, damaged, or none of those known)")
+        linux = [root for root in roots if self._handle.inspect_get_type(root) == "linux"]
+        root = (linux or roots)[0]
+        self.system = str(self._handle.inspect_get_product_name(root))[:120]
+        if not linux:
+            raise Unknown(f"{self.system} is no Linux; it is left as it is")
+        warnings = [f"{len(roots)} systems on the disks; {self.system} on {root} is taken"] if len(roots) > 1 else []
+        places = self._handle.inspect_get_mountpoints(root)
+        for place in sorted(places, key=len):
+            try:
+                self._handle.mount(places[place], place)
+            except RuntimeError as error:
+                if place == "/":
+                    raise
+                warnings.append(f"{place} cannot be mounted: {str(error)[:200]}")
+        return warnings
+
+    # Reading ---------------------------------------------------------------------------------------------------
+
+    def tree(self) -> Tree:
+        """The files that decide about network and name."""
+        found = dict(self._listed(FILES))
+        for folder in FOLDERS:
+            names = self._names(folder)
+            found |= self._listed(f"{folder}/{name}" for name in names)
+            for name in (name for name in names if name.endswith(".network.d")):
+                found |= self._listed(f"{folder}/{name}/{inner}" for inner in self._names(f"{folder}/{name}"))
+        return found
+
+    def _names(self, folder: str) -> list[str]:
+        """Raises Unknown when there are more than anybody has."""
+        if not self._handle.is_dir(folder):
+            return []
+        names = [str(name) for name in self._handle.ls(folder)]
+        if len(names) > MAX_FILES:
+            raise Unknown(f"{folder} holds {len(names)} files")
+        return names
+
+    def _listed(self, paths: Iterable[str]) -> Iterator[tuple[str, File]]:
+        for path in paths:
+            file = self.read(path)
+            if file is not None:
+                yield path, file
+
+    def _status(self, path: str) -> dict[str, int] | None:
+        """What lstat says; None: nothing of that name."""
+        if not (self._handle.exists(path) or self._handle.is_symlink(path)):
+            return None
+        return dict(self._handle.lstatns(path))
+
+    def read(self, path: str) -> File | None:
+        """A regular file of a size that such a file has; None: there is none."""
+        status = self._status(path)
+        if status is None or not stat.S_ISREG(status["st_mode"]) or status["st_size"] > MAX_FILE_BYTES:
+            return None
+        content = self._handle.read_file(path) if status["st_size"] else b""
+        return File(bytes(content), status["st_uid"], status["st_gid"], stat.S_IMODE(status["st_mode"]))
+
+    # Which bus -------------------------------------------------------------------------------------------------
+
+    def bus(self) -> Choice:
+        """Looked up in the newest kernel of /boot and its initramfs."""
+        try:
+            kernel = drivers.newest_kernel(self._many_names("/boot"))
+            if kernel is None:
+                return drivers.unknown("there is no kernel in its /boot")
+            built_in = self._built_in(kernel.version)
+            if any(built_in.issuperset(needs) for needs in list(drivers.NEEDS.values())[:1]):
+                return drivers.choose(kernel, built_in, set())
+            inside = self._modules_in(f"/boot/{kernel.initramfs}") if kernel.initramfs else set()
+        except Unknown as error:
+            return drivers.unknown(str(error))
+        return drivers.choose(kernel, built_in, inside)
+
+    def _many_names(self, folder: str) -> list[str]:
+        return [str(name) for name in self._handle.ls(folder)][: 10 * MAX_FILES] if self._handle.is_dir(folder) else []
+
+    def _built_in(self, version: str) -> set[str]:
+        """Where the boot loader's name of the kernel is not its version, the only folder of modules is meant."""
+        versions = self._many_names("/lib/modules")
+        folder = version if version in versions else versions[0] if len(versions) == 1 else ""
+        file = self.read(f"/lib/modules/{folder}/modules.builtin") if folder else None
+        return {initramfs.module_name(line.strip()) for line in file.text.splitlines()} if file else set()
+
+    def _modules_in(self, path: str) -> set[str]:
+        """Raises Unknown."""
+        status = self._status(self._handle.realpath(path))
+        if status is None or not stat.S_ISREG(status["st_mode"]) or status["st_size"] > MAX_INITRAMFS_BYTES:
+            raise Unknown(f"{path} is no file of a usual size")
+        with tempfile.NamedTemporaryFile(prefix="initramfs-") as copy:
+            self._handle.download(path, copy.name)
+            with Path(copy.name).open("rb") as file:
+                try:
+                    return initramfs.modules(lambda: file.read(initramfs.PIECE_BYTES))
+                except Unknown as error:
+                    raise Unknown(f"{path}: {error}") from error
+
+    # Writing ---------------------------------------------------------------------------------------------------
+
+    def write(self, edits: Iterable[Edit]) -> list[Kept]:
+        """Writes, in place: owner, mode and labels of what is there stay. Returns what was there before, in order.
+
+        Raises Unknown when something else than a regular file is in the way.
+        """
+        return [self._replace(edit) if self._status(edit.path) else self._create(edit) for edit in edits]
+
+    def _replace(self, edit: Edit) -> Kept:
+        before, status = self.read(edit.path), self._status(edit.path)
+        if before is None or status is None:
+            raise Unknown(f"{edit.path} is no regular file of a usual size")
+        self._handle.write(edit.path, edit.content)
+        return Kept(path=edit.path, before=before, after=edit.content, modified=_modified(status))
+
+    def _create(self, edit: Edit) -> Kept:
+        made, folder = [], edit.path.rpartition("/")[0]
+        while not self._handle.is_dir(folder, followsymlinks=True):
+            made.append(folder)
+            folder = folder.rpartition("/")[0]
+        for path in (*reversed(made), edit.path):
+            if path == edit.path:
+                self._handle.write(path, edit.content)
+            else:
+                self._handle.mkdir(path)
+            self._handle.chmod(edit.mode if path == edit.path else 0o755, path)
+            self._label_as(path, path.rpartition("/")[0] or "/")
+        return Kept(path=edit.path, before=None, after=edit.content, made=made)
+
+    def _label_as(self, path: str, folder: str) -> None:
+        """What SELinux would have given it: the folder's label. Most guests have none."""
+        with contextlib.suppress(RuntimeError):  # no such attribute
+            label = self._handle.lgetxattr(folder, _LABEL)
+            self._handle.lsetxattr(_LABEL, label.decode(), len(label), path)
+
+    def restore(self, kept: Iterable[Kept]) -> list[Kept]:
+        """Every file as it was before `write`. Returns those that somebody has changed since, with what they held."""
+        changed = []
+        for one in reversed(list(kept)):
+            now = self.read(one.path)
+            if now is not None and now.content != one.after and (one.before is None or now != one.before):
+                changed.append(Kept(path=one.path, before=now, after=one.before.content if one.before else b""))
+            if one.before is None:
+                self._remove(one)
+            else:
+                self._put_back(one, one.before)
+        return changed
+
+    def _remove(self, one: Kept) -> None:
+        status = self._status(one.path)
+        if status and not stat.S_ISDIR(status["st_mode"]):
+            self._handle.rm(one.path)
+        for folder in one.made:
+            if self._handle.is_dir(folder) and not self._handle.ls(folder):
+                self._handle.rmdir(folder)
+
+    def _put_back(self, one: Kept, before: File) -> None:
+        """Something that is no regular file any more is replaced: a link would lead the write elsewhere."""
+        status = self._status(one.path)
+        if status and not stat.S_ISREG(status["st_mode"]):
+            if stat.S_ISDIR(status["st_mode"]):
+                raise Unknown(f"{one.path} is a folder now; its old content stays kept")
+            self._handle.rm(one.path)
+        self._handle.write(one.path, before.content)
+        self._handle.chown(before.uid, before.gid, one.path)
+        self._handle.chmod(before.mode, one.path)
+        seconds, rest = divmod(one.modified, 10**9)
+        self._handle.utimens(one.path, seconds, rest, seconds, rest)
+
+
+def _modified(status: dict[str, int]) -> int:
+    return status["st_mtime_sec"] * 10**9 + status["st_mtime_nsec"]
