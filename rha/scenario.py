@@ -158,7 +158,7 @@ class Network(_Table, kw_only=True, frozen=True):
 
     kind: Literal["none", "user", "bridge", "network"] = "none"
     source: str = ""  # bridge: its name; network: libvirt's name
-    mac: str = ""  # empty: libvirt chooses
+    mac: str = ""  # empty: made of host and scenario (rha/vm/card.py)
     forward: list[Forward] = []
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rha import scenario_redirect, scenario_watch, schedule, schema
+from rha import scenario_guest, scenario_redirect, scenario_watch, schedule, schema
 from rha.errors import ConfigError
 from rha.scenario import Scenario
 from rha.schema import Clean, Mistake
@@ -123,6 +123,7 @@ def _spool(table: Clean) -> Iterator[Mistake]:
 def _vm(table: Clean) -> Iterator[Mistake]:
     yield from positive(table, "vm", "memory", "cpus", "ready_timeout")
     yield from _network(table.get("network", {}), "vm.network")
+    yield from scenario_guest.rules(table.get("guest", {}), table.get("network", {}))
     if table.get("ready"):
         yield from scenario_watch.check(table["ready"], "vm.ready")
 
