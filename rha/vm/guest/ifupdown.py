@@ -123,18 +123,32 @@ def _set_addresses(files: dict[str, list[Stanza]], home: str, name: str, version
     wanted = wish.of(version, wish.addresses)
     found = _of(files, name, version)
     if not found:
-        found = [Stanza(["iface", name, kind, "static"], [f"iface {name} {kind} static"])]
-        files[home].append(found[0])
+        found = [_static(name, kind)]
+        _put_behind(files[home], files[home][-1], found)
     first, others = found[0], [stanza for stanza in found[1:] if stanza.method in ("static", "dhcp", "auto")]
     first.words[3] = "static"
     first.lines[0] = f"iface {name} {kind} static"
     first.drop(*_ADDRESS)
     _put_address(first, wanted[0])
     _remove(files, lambda stanza: any(stanza is other for other in others))
-    for text in wanted[1:]:
-        more = Stanza(["iface", name, kind, "static"], [f"iface {name} {kind} static"])
-        _put_address(more, text)
-        files[home].append(more)
+    extra = [_static(name, kind) for _ in wanted[1:]]
+    for stanza, text in zip(extra, wanted[1:], strict=True):
+        _put_address(stanza, text)
+    for stanzas in files.values():
+        if any(stanza is first for stanza in stanzas):
+            _put_behind(stanzas, first, extra)
+
+
+def _static(name: str, kind: str) -> Stanza:
+    return Stanza(["iface", name, kind, "static"], [f"iface {name} {kind} static", ""])
+
+
+def _put_behind(stanzas: list[Stanza], place: Stanza, more: list[Stanza]) -> None:
+    """With an empty line between them."""
+    if more and place.lines and place.lines[-1].strip():
+        place.lines.append("")
+    at = next(index for index, stanza in enumerate(stanzas) if stanza is place) + 1
+    stanzas[at:at] = more
 
 
 def _put_address(stanza: Stanza, text: str) -> None:
@@ -169,10 +183,4 @@ def _resolver(tree: Tree, wish: Wish) -> list[Edit]:
 
 
 def _text(stanzas: list[Stanza]) -> str:
-    lines: list[str] = []
-    for stanza in stanzas:
-        if stanza.words and lines and stanza.lines[0].startswith("iface") and lines[-1].strip():
-            lines.append("")
-        lines += stanza.lines
-    text = "\n".join(lines)
-    return text if text.endswith("\n") else f"{text}\n"
+    return "\n".join(line for stanza in stanzas for line in stanza.lines).rstrip("\n") + "\n"

@@ -81,7 +81,7 @@ def _keys(documents: Documents) -> list[tuple[str, str]]:
         for kind in _KINDS:
             definitions = document["network"].get(kind)
             if isinstance(definitions, dict):
-                found |= {(kind, key): None for key in definitions if isinstance(key, str)}
+                found |= {(kind, key): None for key, value in definitions.items() if isinstance(value, dict)}
     return list(found)
 
 
@@ -157,12 +157,12 @@ def set_up(tree: Tree, profile: Profile, wish: Wish) -> list[Edit]:
     for version in sorted(wish.addressed):
         last[f"dhcp{version}"] = "false"
     if wish.addresses:
-        last["addresses"] = [*last.get("addresses", []), *wish.addresses]
+        last["addresses"] = [*_lists([last], "addresses"), *wish.addresses]
     if wish.gateways:
         routes = [{"to": "0.0.0.0/0" if family(via) == 4 else "::/0", "via": via} for via in wish.gateways]
-        last["routes"] = [*last.get("routes", []), *routes]
+        last["routes"] = [*_lists([last], "routes"), *routes]
     if wish.dns:
-        last.setdefault("nameservers", {})["addresses"] = list(wish.dns)
+        last["nameservers"] = {**_merged([last], "nameservers"), "addresses": list(wish.dns)}
     return _edits(tree, documents)
 
 
