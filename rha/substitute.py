@@ -31,11 +31,12 @@ def encode(mark: Mark) -> bytes:
     return msgspec.json.encode(mark) + b"\n"
 
 
-def load(path: Path = Path(MARK)) -> Mark | None:
+def load(path: Path | None = None) -> Mark | None:
     """None: this host is no substitute.
 
     Raises ConfigError when the file cannot be read: better no engine than two masters.
     """
+    path = path or Path(MARK)
     try:
         return msgspec.json.decode(path.read_bytes(), type=Mark)
     except FileNotFoundError:

@@ -50,7 +50,7 @@ def newest_kernel(names: Iterable[str]) -> Kernel | None:
 
 
 def _sort_key(version: str) -> list[tuple[int, int, str]]:
-    """6.10 is above 6.9, and a release above what only begins like it."""
+    """6.10 is above 6.9."""
     return [
         (int(part.isdigit()), int(part) if part.isdigit() else 0, part)
         for part in re.split(r"(\d+)|[._+-]", version)
