@@ -21,7 +21,8 @@ from tests.vm.guest.image import look, make_guest
 
 pytestmark = pytest.mark.root
 TCG = Accelerator("tcg", "for the test")
-WISHES = Guest(addresses=["198.51.100.9/24"], gateways=["198.51.100.1"], hostname="dr1")
+LIMIT = 250  # of each of the two starts of libguestfs; 25 s on two cores that are left alone
+WISHES = Guest(limit=LIMIT, addresses=["198.51.100.9/24"], gateways=["198.51.100.1"], hostname="dr1")
 
 
 def make_host(tmp_path: Path, wishes: Guest) -> OneScenario:
@@ -42,6 +43,7 @@ def etc_of(overlay: Path, work: Path):
     return look(flat, work)
 
 
+@pytest.mark.timeout(2 * LIMIT + 100)
 def test_from_failover_to_the_way_back(tmp_path):
     host, vm = make_host(tmp_path, WISHES), NullHost()
     before = look(host.images[0], tmp_path / "before")
@@ -62,7 +64,7 @@ def test_from_failover_to_the_way_back(tmp_path):
     assert look(host.images[0], tmp_path / "replica") == before
 
     disks = [ImageSpec("root", overlay, "qcow2")]
-    said = guest.revert(disks, host.folder, tcg=True, limit=200)
+    said = guest.revert(disks, host.folder, tcg=True, limit=LIMIT)
     assert "/etc/rha/substitute is removed" in said
     assert etc_of(overlay, tmp_path / "reverted") == before
     assert guest.revert(disks, host.folder, tcg=True, limit=1) == ["the guest was not changed"]

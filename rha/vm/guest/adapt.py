@@ -60,7 +60,7 @@ def _network(tree: Tree, wish: Wish) -> tuple[list[Edit], list[str]]:
     system = next(system for system in SYSTEMS if profile.system == system.NAME)
     card = _card(profile, found)
     fitted = system.fit_card(tree, card, wish)
-    said = [f"{card.system}: {_label(card)} is the card with MAC {wish.mac}"] if fitted else []
+    said = [f"{card.system}: {_label(card)} is the card with MAC {wish.mac}"] if fitted and card.mac else []
     edits: list[Edit] = list(fitted)
     if name := card.name or wish.interface:
         edits.append(Edit(LINK, link_file(name, wish)))

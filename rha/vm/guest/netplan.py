@@ -134,9 +134,15 @@ def _is_addressed(parts: list[Table]) -> bool:
 
 
 def fit_card(tree: Tree, profile: Profile, wish: Wish) -> list[Edit]:
-    """A match by hardware is for the new card."""
+    """A match by hardware is for the new card. The other cards are not there: netplan 1.0 has the boot wait two minutes
+    for each that is not optional."""
     documents = _load(tree)
     changed = False
+    for kind, key in _keys(documents):
+        if kind == "ethernets" and (kind, key) != _split(profile):
+            part = _parts(documents, kind, key)[-1]
+            changed = changed or not _is_true(part.get("optional"))
+            part["optional"] = "true"
     for part in _parts(documents, *_split(profile)):
         match = part.get("match")
         if isinstance(match, dict) and any(key in match for key in _HARDWARE):

@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import msgspec
 
@@ -29,7 +30,8 @@ from rha.vm.guest.travel import Answer, Request
 
 USERS = ("libvirt-qemu", "qemu", "nobody")  # Debian's, others', and where libvirt is not installed
 HINT = "apt install python3-guestfs libguestfs-tools; libguestfs-test-tool says more"
-SAID_BYTES = 1000
+SAID_CHARACTERS = 1000  # of one sentence
+MAX_ANSWER_BYTES = 64 << 20
 
 
 def why_not() -> HostError | None:
@@ -82,42 +84,60 @@ def _user() -> tuple[int, list[int]]:
 
 
 def _ask(request: Request, own: Path, limit: float) -> Answer:
-    command = [sys.executable, "-m", "rha.vm.guest.child"]
-    try:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=_environment(request, own),
-            start_new_session=True,  # libguestfs's QEMU is in the same process group, and ends with it
-        )
-    except OSError as error:
-        raise HostError("the process for the guest does not start", cause=str(error)) from error
-    try:
-        said, complaint = process.communicate(msgspec.json.encode(request), timeout=limit)
-    except subprocess.TimeoutExpired as error:
-        cause = f"libguestfs under {'emulation' if request.tcg else 'kvm'}"
-        raise VmError(f"the guest is not adapted after {show_seconds(limit)}", cause=cause, hint=HINT) from error
-    finally:
-        _end(process)
-    return _understood(said, complaint, process.returncode)
+    """By files and not by pipes: a process that writes without end fills no memory of ours."""
+    with tempfile.TemporaryFile() as asked, tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as complaint:
+        asked.write(msgspec.json.encode(request))
+        asked.seek(0)
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "rha.vm.guest.child"],
+                stdin=asked,
+                stdout=said,
+                stderr=complaint,
+                env=_environment(request, own),
+                start_new_session=True,  # libguestfs's QEMU is in the same process group, and ends with it
+            )
+        except OSError as error:
+            raise HostError("the process for the guest does not start", cause=str(error)) from error
+        try:
+            status = process.wait(limit)
+        except subprocess.TimeoutExpired as error:
+            cause = f"libguestfs under {'emulation' if request.tcg else 'kvm'}"
+            raise VmError(f"the guest is not adapted after {show_seconds(limit)}", cause=cause, hint=HINT) from error
+        finally:
+            _end(process)
+        return _understood(_start_of(said), _start_of(complaint), status)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Nothing of it stays, however it ended."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    process.wait()
+
+
+def _start_of(file: IO[bytes]) -> bytes:
+    file.seek(0)
+    return file.read(MAX_ANSWER_BYTES)
 
 
 def _understood(said: bytes, complaint: bytes, status: int) -> Answer:
+    """The answer, its sentences fit for a terminal: names in them are the guest's. Raises VmError."""
     try:
-        return msgspec.json.decode(said, type=Answer)
+        answer = msgspec.json.decode(said, type=Answer)
     except msgspec.MsgspecError as error:
-        words = complaint.decode(errors="replace").strip()[-SAID_BYTES:]
+        words = plain(complaint.decode(errors="replace").strip()[-SAID_CHARACTERS:])
         cause = f"exit status {status}: {words or 'it said nothing'}"
         raise VmError("the process for the guest has died", cause=cause, hint=HINT) from error
+    answer.said, answer.warnings = [*map(plain, answer.said)], [*map(plain, answer.warnings)]
+    for field in ("error", "cause", "system", "bus_why"):
+        setattr(answer, field, plain(getattr(answer, field)))
+    return answer
+
+
+def plain(text: str) -> str:
+    """One line of printable characters, not without end."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)[:SAID_CHARACTERS].strip()
 
 
 def _environment(request: Request, own: Path) -> dict[str, str]:
