@@ -79,7 +79,7 @@ def _user() -> tuple[int, list[int]]:
         with contextlib.suppress(KeyError):
             user = pwd.getpwnam(name)
             groups = [group.gr_gid for group in grp.getgrall() if group.gr_name == "kvm" or name in group.gr_mem]
-            return user.pw_uid, [user.pw_gid, *groups]
+            return user.pw_uid, list(dict.fromkeys([user.pw_gid, *groups]))
     raise HostError("no user to run libguestfs as", cause=f"none of {', '.join(USERS)} exists", hint="adduser --system")
 
 

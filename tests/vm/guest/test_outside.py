@@ -1,5 +1,8 @@
 """Around the process that looks into a guest: the kernel that libguestfs gets, the card's MAC, what is said."""
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,3 +79,24 @@ def test_what_is_no_answer_is_the_end_of_the_process(said):
     with pytest.raises(VmError, match="the process for the guest has died") as caught:
         outside._understood(said, b"Killed\n", -9)
     assert caught.value.cause == "exit status -9: Killed"
+
+
+LOOK = """
+import ctypes, os, sys
+from rha.vm.guest import child
+from rha.vm.guest.travel import Request
+child._give_up_root(Request(act="revert", tcg=True, uid=int(sys.argv[1]), gids=[int(word) for word in sys.argv[2:]]))
+signal = ctypes.c_int()
+ctypes.CDLL(None).prctl(2, ctypes.byref(signal), 0, 0, 0)
+print(os.getresuid(), os.getresgid(), sorted(os.getgroups()), signal.value, os.access("/root", os.R_OK))
+"""
+
+
+@pytest.mark.root
+def test_the_process_is_not_root_and_dies_with_us():
+    uid, gids = outside._user()
+    words = [sys.executable, "-c", LOOK, str(uid), *map(str, gids)]
+    said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    ids = [(uid,) * 3, (gids[0],) * 3, sorted(gids), int(signal.SIGKILL), False]
+    assert uid != 0
+    assert said == " ".join(map(str, ids)) + "\n"
