@@ -41,6 +41,6 @@ def load(path: Path | None = None) -> Mark | None:
         return msgspec.json.decode(path.read_bytes(), type=Mark)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, msgspec.MsgspecError, RecursionError, ValueError) as error:
         hint = f"on a substitute leave it; on the master itself: rm {path}"
         raise ConfigError(f"{path} cannot be read", cause=str(error), hint=hint) from error

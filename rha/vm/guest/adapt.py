@@ -59,7 +59,7 @@ def _network(tree: Tree, wish: Wish) -> tuple[list[Edit], list[str]]:
     profile = _choose(found, wish)
     system = next(system for system in SYSTEMS if profile.system == system.NAME)
     card = _card(profile, found)
-    fitted = system.fit_card(tree, card, wish)
+    fitted = system.fit_card(tree, card, wish) if card.key else []
     said = [f"{card.system}: {_label(card)} is the card with MAC {wish.mac}"] if fitted and card.mac else []
     edits: list[Edit] = list(fitted)
     if name := card.name or wish.interface:
@@ -105,12 +105,13 @@ def _choose(found: Sequence[Profile], wish: Wish) -> Profile:
 
 
 def _card(profile: Profile, found: Sequence[Profile]) -> Profile:
-    """The network card below a bridge, bond or VLAN; the first one where there are several."""
+    """The network card below a bridge, bond or VLAN; the first one where there are several. One that no file describes
+    has its name only."""
     for _ in range(MAX_DEPTH):
         if not profile.below:
             return profile
         name = profile.below[0]
-        profile = next((each for each in found if each.name == name), Profile(profile.system, name, name))
+        profile = next((each for each in found if each.name == name), Profile(profile.system, "", name))
     raise Unknown(f"{_label(profile)} is made of itself")
 
 

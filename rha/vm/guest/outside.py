@@ -125,7 +125,7 @@ def _understood(said: bytes, complaint: bytes, status: int) -> Answer:
     """The answer, its sentences fit for a terminal: names in them are the guest's. Raises VmError."""
     try:
         answer = msgspec.json.decode(said, type=Answer)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError, ValueError) as error:  # it may be anybody by now
         words = plain(complaint.decode(errors="replace").strip()[-SAID_CHARACTERS:])
         cause = f"exit status {status}: {words or 'it said nothing'}"
         raise VmError("the process for the guest has died", cause=cause, hint=HINT) from error

@@ -82,6 +82,12 @@ def test_an_interface_that_is_not_there_is_named_with_those_that_are():
     ]
 
 
+def test_a_vlan_s_card_needs_no_file_of_its_own():
+    path = "/etc/NetworkManager/system-connections/v.nmconnection"
+    text = "[connection]\ntype=vlan\ninterface-name=eno1.7\n[vlan]\nid=7\nparent=eno1\n[ipv4]\nmethod=auto\n"
+    assert changed(of(path, text), CARD)[LINK].endswith(b"Name=eno1\n")
+
+
 def test_a_gateway_alone_leaves_the_addresses():
     text = "network: {ethernets: {a0: {addresses: [192.0.2.5/24], gateway4: 192.0.2.1}}}\n"
     wish = Wish(mac=MAC, driver="virtio_net", gateways=["192.0.2.254"])

@@ -74,7 +74,9 @@ def test_an_answer_s_words_are_fit_for_a_terminal():
     assert len(outside.plain("a" * 10_000)) == outside.SAID_CHARACTERS
 
 
-@pytest.mark.parametrize("said", [b"", b"{", b'{"bus": "scsi"}', b'{"kept": [{"path": 5}]}'])
+@pytest.mark.parametrize(
+    "said", [b"", b"{", b"[" * 100_000, b'{"said": ["\xff"]}', b'{"bus": "scsi"}', b'{"kept": [{"path": 5}]}']
+)
 def test_what_is_no_answer_is_the_end_of_the_process(said):
     with pytest.raises(VmError, match="the process for the guest has died") as caught:
         outside._understood(said, b"Killed\n", -9)
