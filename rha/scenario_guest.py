@@ -14,6 +14,7 @@ WISHES = ("addresses", "gateways", "dns", "hostname", "interface")
 _NETWORK = ("addresses", "gateways", "dns", "interface")
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _HOSTNAME = re.compile(rf"{_LABEL}(\.{_LABEL})*")
+FORWARDED = "10.0.2.15"  # the first address of `-netdev user`
 MAX_HOSTNAME = 64  # HOST_NAME_MAX of Linux
 
 
@@ -29,6 +30,7 @@ def rules(table: Clean, network: Clean) -> Iterator[Mistake]:
     if needs_card and network.get("kind") == "none":
         yield Mistake(f"{path}.{needs_card[0]}", 'the substitute has no network card: vm.network.kind is "none"')
     yield from _addresses(table, path)
+    yield from _forwards(table, network, path)
     yield from _gateways(table, path)
     for index, text in enumerate(table.get("dns", [])):
         if not is_address(text):
@@ -46,6 +48,13 @@ def _addresses(table: Clean, path: str) -> Iterator[Mistake]:
         if why := why_no_interface_address(text):
             yield Mistake(f"{path}.addresses[{index}]", why)
     yield from schema.repeated((f"{path}.addresses[{i}]", text.partition("/")[0].lower()) for i, text in texts)
+
+
+def _forwards(table: Clean, network: Clean, path: str) -> Iterator[Mistake]:
+    """QEMU's own network leads a forwarded port to the one address that its DHCP gives."""
+    addresses = [text.partition("/")[0] for text in table.get("addresses", []) if "." in text]
+    if network.get("kind") == "user" and network.get("forward") and addresses and FORWARDED not in addresses:
+        yield Mistake(f"{path}.addresses", f"ports of vm.network.forward lead to {FORWARDED}, which is not among them")
 
 
 def _gateways(table: Clean, path: str) -> Iterator[Mistake]:

@@ -30,13 +30,14 @@ def environment(
         return {"SUPERMIN_KERNEL": str(image), "SUPERMIN_MODULES": str(modules)}
     raise HostError(
         "no kernel for libguestfs",
-        cause=f"no vmlinuz with its modules in {root / 'boot'} and {folder}",
+        cause=f"no vmlinuz, readable for all, with its modules in {root / 'boot'} and {folder}",
         hint="packaging/guest-kernel (or apt install linux-image-amd64)",
     )
 
 
 def _pairs(root: Path) -> list[tuple[Path, Path]]:
-    """Kernels whose modules are there too, in the order of their names."""
+    """Kernels whose modules are there too, in the order of their names. supermin runs as an unprivileged user, who may
+    not read those of some distributions."""
     images = sorted((root / "boot").glob("vmlinu[xz]-*"))
     pairs = [(image, root / "lib/modules" / image.name.partition("-")[2]) for image in images]
-    return [(image, modules) for image, modules in pairs if modules.is_dir()]
+    return [(image, modules) for image, modules in pairs if modules.is_dir() and image.stat().st_mode & 0o004]

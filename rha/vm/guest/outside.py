@@ -30,6 +30,8 @@ from rha.vm.guest.travel import Answer, Request
 
 USERS = ("libvirt-qemu", "qemu", "nobody")  # Debian's, others', and where libvirt is not installed
 HINT = "apt install python3-guestfs libguestfs-tools; libguestfs-test-tool says more"
+# Files of the small VM, built when libguestfs was updated. Not in /var/tmp, its default, where anybody could be first.
+CACHE = Path("/var/cache/rha/libguestfs")
 SAID_CHARACTERS = 1000  # of one sentence
 MAX_ANSWER_BYTES = 64 << 20
 
@@ -62,6 +64,8 @@ def run(disks: Sequence[ImageSpec], request: Request, limit: float) -> Answer:
         own = Path(place, "own")  # the process's: libguestfs's sockets, the copy of an initramfs
         own.mkdir(mode=0o700)
         os.chown(own, uid, gids[0])
+        CACHE.mkdir(parents=True, exist_ok=True)
+        os.chown(CACHE, uid, gids[0])
         with StorageDaemon(disks, Path(place, "disks")) as daemon:
             daemon.folder.chmod(0o711)
             os.chown(daemon.socket, uid, gids[0])
@@ -141,14 +145,14 @@ def plain(text: str) -> str:
 
 
 def _environment(request: Request, own: Path) -> dict[str, str]:
-    """Nothing of ours but the way to the programs. The small VM's files are built once and kept in /var/tmp."""
+    """Nothing of ours but the way to the programs."""
     settings = {"LIBGUESTFS_BACKEND_SETTINGS": "force_tcg"} if request.tcg else {}
     return {
         "PATH": os.defpath if not os.environ.get("PATH") else os.environ["PATH"],
         "HOME": str(own),
         "TMPDIR": str(own),
         "LIBGUESTFS_BACKEND": "direct",
-        "LIBGUESTFS_CACHEDIR": "/var/tmp",
+        "LIBGUESTFS_CACHEDIR": str(CACHE),
         **settings,
         **kernel.environment(),
     }

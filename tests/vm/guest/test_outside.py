@@ -29,6 +29,7 @@ def test_a_kernel_of_this_host_needs_no_word(tmp_path):
 
 def test_without_one_the_unpacked_one_is_taken(tmp_path):
     put_kernel(tmp_path / "root", "5.0", modules=False)
+    put_kernel(tmp_path / "root", "5.1").chmod(0o600)
     image = put_kernel(tmp_path / "unpacked", "6.1.0-9")
     found = kernel.environment(tmp_path / "root", tmp_path / "unpacked", {})
     assert found == {
