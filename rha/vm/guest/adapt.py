@@ -19,7 +19,7 @@ import msgspec
 from rha.redirect.hostname import renamed
 from rha.substitute import MARK
 from rha.vm.guest import ifupdown, keyfile, netplan, networkd
-from rha.vm.guest.tree import Edit, Profile, Tree, Unknown, Wish, packed
+from rha.vm.guest.tree import Edit, File, Profile, Tree, Unknown, Wish, packed
 
 # In the order in which they are asked when nothing else decides: netplan writes the files of the two behind it.
 SYSTEMS: tuple[ModuleType, ...] = (netplan, keyfile, networkd, ifupdown)
@@ -40,7 +40,7 @@ class Plan(NamedTuple):
 def plan(tree: Tree, wish: Wish, mark: bytes) -> Plan:
     """`mark`: the content of rha.substitute.MARK. Whatever cannot be done is a warning; all the rest is done."""
     found = Plan([Edit(MARK, mark)], [], [])
-    for part in (_network, _hostname, _cloud_init):
+    for part in (_fit_card, _set_up, _hostname, _cloud_init):
         try:
             edits, said = part(tree, wish)
         except Unknown as error:
@@ -48,29 +48,40 @@ def plan(tree: Tree, wish: Wish, mark: bytes) -> Plan:
         else:
             found.edits.extend(edits)
             found.said.extend(said)
-    return found
+            tree = _patched(tree, edits)
+    return Plan(_last_of_each(found.edits), found.said, list(dict.fromkeys(found.warnings)))
 
 
-def _network(tree: Tree, wish: Wish) -> tuple[list[Edit], list[str]]:
-    """Raises Unknown when a wish cannot be fulfilled, or the set-up is not known."""
+def _fit_card(tree: Tree, wish: Wish) -> tuple[list[Edit], list[str]]:
+    """Raises Unknown when the set-up is not known."""
     if not wish.mac:
         return [], []
     found = _profiles(tree)
-    profile = _choose(found, wish)
-    system = next(system for system in SYSTEMS if profile.system == system.NAME)
-    card = _card(profile, found)
-    fitted = system.fit_card(tree, card, wish) if card.key else []
+    candidates = _candidates(found, wish)
+    card = _card(candidates[0], found)
+    fitted: list[Edit] = _system(card).fit_card(tree, card, wish) if card.key else []
     said = [f"{card.system}: {_label(card)} is the card with MAC {wish.mac}"] if fitted and card.mac else []
-    edits: list[Edit] = list(fitted)
     if name := card.name or wish.interface:
-        edits.append(Edit(LINK, link_file(name, wish)))
-        said.append(f"{profile.system}: the substitute's card gets the name {name}")
-    elif not fitted:
-        said.append(f"{profile.system}: takes any card")
-    if wish.changes_network:
-        edits += system.set_up({**tree, **_patched(tree, fitted)}, profile, wish)
-        said.append(f"{profile.system}: {_label(profile)} gets {_wished(wish)}")
-    return _last_of_each(edits), said
+        return [*fitted, Edit(LINK, link_file(name, wish))], [
+            *said,
+            f"{card.system}: the new card gets the name {name}",
+        ]
+    return fitted, said or [f"{card.system}: takes any card"]
+
+
+def _set_up(tree: Tree, wish: Wish) -> tuple[list[Edit], list[str]]:
+    """Raises Unknown when it cannot be told where the addresses belong, or they cannot be set there."""
+    if not wish.mac or not wish.changes_network:
+        return [], []
+    candidates = _candidates(_profiles(tree), wish)
+    if len({each.name or each.key for each in candidates}) > 1:
+        raise Unknown(f"several interfaces could be meant: {_names(candidates)}; name one in vm.guest.interface")
+    said = f"{candidates[0].system}: {_label(candidates[0])} gets {_wished(wish)}"
+    return _system(candidates[0]).set_up(tree, candidates[0], wish), [said]
+
+
+def _system(profile: Profile) -> ModuleType:
+    return next(system for system in SYSTEMS if profile.system == system.NAME)
 
 
 def _profiles(tree: Tree) -> list[Profile]:
@@ -84,24 +95,17 @@ def _profiles(tree: Tree) -> list[Profile]:
     return found
 
 
-def _choose(found: Sequence[Profile], wish: Wish) -> Profile:
-    """The interface that the substitute's only card stands for. Raises Unknown when that cannot be told."""
+def _candidates(found: Sequence[Profile], wish: Wish) -> Sequence[Profile]:
+    """The interfaces that the substitute's only card may stand for; the first one is the best. Raises Unknown when none
+    has the wished name, nor goes by something else than a name."""
     if wish.interface:
         named = [each for each in found if wish.interface in (each.name, each.key.rpartition("/")[2])]
-        if not named and (any_card := [each for each in found if not each.name and not each.mac]):
-            return any_card[0]
+        named = named or [each for each in found if not each.name and not each.below]
         if not named:
             raise Unknown(f"no interface {wish.interface} in the guest's files; there are {_names(found)}")
-        return named[0]
-    for better in ([each for each in found if each.gateway], [each for each in found if each.addressed], found):
-        names = {(each.system, each.name or each.key) for each in better}
-        if len({each.name for each in better}) == 1 or len(names) == 1:
-            return better[0]
-        if better and wish.changes_network:
-            break
-        if better:
-            return better[0]
-    raise Unknown(f"several interfaces could be meant: {_names(better)}; name one in vm.guest.interface")
+        return named
+    leading = [each for each in found if each.gateway]
+    return leading or [each for each in found if each.addressed] or found
 
 
 def _card(profile: Profile, found: Sequence[Profile]) -> Profile:
@@ -137,9 +141,9 @@ def link_file(name: str, wish: Wish) -> bytes:
 
 def _patched(tree: Tree, edits: Sequence[Edit]) -> Tree:
     """The files as they are after these edits."""
-    return {
-        edit.path: msgspec.structs.replace(tree[edit.path], content=edit.content) for edit in edits if edit.path in tree
-    }
+    new = {edit.path: tree.get(edit.path, File(b"")) for edit in edits}
+    contents = {edit.path: edit.content for edit in edits}
+    return {**tree, **{path: msgspec.structs.replace(file, content=contents[path]) for path, file in new.items()}}
 
 
 def _last_of_each(edits: Sequence[Edit]) -> list[Edit]:

@@ -111,7 +111,17 @@ def test_the_other_family_stays():
 def test_drop_ins_that_could_say_otherwise_are_refused():
     path = "/etc/systemd/network/a.network"
     tree = of(path, "[Match]\nName=eth0\n[Network]\nDHCP=yes\n") | of(f"{path}.d/x.conf", "[Network]\nDHCP=yes\n")
-    assert said_of(tree, FULL)[1] == [f"{path} has drop-ins in {path}.d"]
+    said, warnings = said_of(tree, FULL)
+    assert warnings == [f"{path} has drop-ins in {path}.d"]
+    assert said == ["systemd-networkd: the new card gets the name eth0"], "the card itself is fitted all the same"
+
+
+def test_two_that_go_by_their_mac_are_two():
+    files = {n: f"[Match]\nMACAddress=52:54:00:00:00:0{n}\n[Network]\nDHCP=yes\n" for n in (1, 2)}
+    tree = {f"/etc/systemd/network/{n}.network": File(text.encode()) for n, text in files.items()}
+    assert "1.network, 2.network" in said_of(tree, FULL)[1][0]
+    named = msgspec.structs.replace(CARD, interface="lan0")
+    assert changed(tree, named)[LINK].endswith(b"Name=lan0\n")
 
 
 def test_the_host_name_goes_into_both_files():
