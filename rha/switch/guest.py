@@ -90,8 +90,9 @@ def _note(progress: Progress, answer: Answer, *, looked_up: bool) -> None:
 
 
 def revert(disks: Sequence[ImageSpec], folder: Path, *, tcg: bool, limit: float) -> list[str]:
-    """Writes back into a guest that is off what was there before it was adapted; nothing to do when it was not. Returns
-    sentences. May be repeated.
+    """Writes back into a guest that is off what was there before it was adapted; nothing to do when it was not. Done on
+    the substitute's overlay before its clusters travel home, they bring it with them. Returns sentences. May be
+    repeated.
 
     Raises RhaError; then some files may be as they were and others not.
     """
