@@ -21,6 +21,7 @@ FOLDERS = (netplan.FOLDER, keyfile.FOLDER, networkd.FOLDER, ifupdown.FOLDER)
 FILES = (ifupdown.MAIN, ifupdown.RESOLVER, HOSTNAME, HOSTS, NO_CLOUD_INIT, "/etc/cloud/cloud.cfg")
 MAX_FILES = 200  # of one folder
 MAX_FILESYSTEMS = 32
+MAX_NAMES_BYTES = 4 << 20
 MAX_INITRAMFS_BYTES = 1 << 30
 _LABEL = "security.selinux"
 
@@ -59,7 +60,7 @@ class Guest:
         except RuntimeError:
             return None
         try:
-            return set(self._handle.ls("/"))
+            return set(self._ls("/"))
         finally:
             self._handle.umount("/")
 
@@ -88,10 +89,19 @@ class Guest:
         """Raises Unknown when there are more than anybody has."""
         if not self._handle.is_dir(folder):
             return []
-        names = [str(name) for name in self._handle.ls(folder)]
+        names = self._ls(folder)
         if len(names) > MAX_FILES:
             raise Unknown(f"{folder} holds {len(names)} files")
         return names
+
+    def _ls(self, folder: str) -> list[str]:
+        """Names in a folder, but for those that are no UTF-8: nothing that is looked for is named so, and `ls` of the
+        Python binding raises over the first of them."""
+        with tempfile.NamedTemporaryFile(prefix="names-") as list_of_names:
+            self._handle.ls0(folder, list_of_names.name)
+            raw = Path(list_of_names.name).read_bytes()[:MAX_NAMES_BYTES]
+        names = [name.decode("utf-8", "replace") for name in raw.split(b"\0")]
+        return [name for name in names if name and "\ufffd" not in name]
 
     def _listed(self, paths: Iterable[str]) -> Iterator[tuple[str, File]]:
         for path in paths:
@@ -130,7 +140,7 @@ class Guest:
         return drivers.choose(kernel, built_in, inside)
 
     def _many_names(self, folder: str) -> list[str]:
-        return [str(name) for name in self._handle.ls(folder)][: 10 * MAX_FILES] if self._handle.is_dir(folder) else []
+        return self._ls(folder)[: 10 * MAX_FILES] if self._handle.is_dir(folder) else []
 
     def _built_in(self, version: str) -> set[str]:
         """Where the boot loader's name of the kernel is not its version, the only folder of modules is meant."""
@@ -206,7 +216,7 @@ class Guest:
         if status and not stat.S_ISDIR(status["st_mode"]):
             self._handle.rm(one.path)
         for folder in one.made:
-            if self._handle.is_dir(folder) and not self._handle.ls(folder):
+            with contextlib.suppress(RuntimeError):  # somebody has put something there
                 self._handle.rmdir(folder)
 
     def _put_back(self, one: Kept, before: File) -> None:

@@ -46,6 +46,9 @@ def make_guest(image: Path, work: Path) -> Path:
         huge.truncate(40 << 20)
     (root / "etc/network/interfaces.d").mkdir()
     (root / "etc/network/interfaces.d/e;reboot;\n").write_bytes(b"\xff\xfe")
+    for folder in ("", "boot", "etc/network/interfaces.d"):
+        with open(os.fsencode(root / folder) + b"/caf\xe9", "wb"):
+            pass
     with image.open("wb") as file:
         file.truncate(64 << 20)
     subprocess.run(["mkfs.ext4", "-q", "-F", "-d", str(root), str(image)], check=True)
