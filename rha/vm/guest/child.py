@@ -31,7 +31,7 @@ def main() -> int:
     _give_up_root(request)
     try:
         answer = work(request)
-    except RuntimeError as error:  # libguestfs
+    except (RuntimeError, UnicodeError) as error:  # libguestfs, and its binding over texts that are no UTF-8
         answer = Answer(error="libguestfs failed", cause=str(error)[-2000:])
     sys.stdout.buffer.write(msgspec.json.encode(answer))
     return 0

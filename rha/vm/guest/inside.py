@@ -22,7 +22,7 @@ FILES = (ifupdown.MAIN, ifupdown.RESOLVER, HOSTNAME, HOSTS, NO_CLOUD_INIT, "/etc
 MAX_FILES = 200  # of one folder
 MAX_FILESYSTEMS = 32
 MAX_NAMES_BYTES = 4 << 20
-MAX_INITRAMFS_BYTES = 1 << 30
+MAX_INITRAMFS_BYTES = 512 << 20
 _LABEL = "security.selinux"
 
 
