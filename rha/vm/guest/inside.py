@@ -132,9 +132,8 @@ class Guest:
             if kernel is None:
                 return drivers.unknown("there is no kernel in its /boot")
             built_in = self._built_in(kernel.version)
-            if any(built_in.issuperset(needs) for needs in list(drivers.NEEDS.values())[:1]):
-                return drivers.choose(kernel, built_in, set())
-            inside = self._modules_in(f"/boot/{kernel.initramfs}") if kernel.initramfs else set()
+            is_known = built_in.issuperset(drivers.NEEDS["virtio"]) or not kernel.initramfs
+            inside = set() if is_known else self._modules_in(f"/boot/{kernel.initramfs}")
         except Unknown as error:
             return drivers.unknown(str(error))
         return drivers.choose(kernel, built_in, inside)
@@ -227,6 +226,8 @@ class Guest:
                 raise Unknown(f"{one.path} is a folder now; its old content stays kept")
             self._handle.rm(one.path)
         self._handle.write(one.path, before.content)
+        if status is None:  # somebody has removed it
+            self._label_as(one.path, one.path.rpartition("/")[0])
         self._handle.chown(before.uid, before.gid, one.path)
         self._handle.chmod(before.mode, one.path)
         seconds, rest = divmod(one.modified, 10**9)

@@ -78,6 +78,7 @@ def test_all_of_it_is_put_back(guest, image, tmp_path):
     guest.write([Edit("/etc/hosts", b"an administrator was here\n")])
     changed = guest.restore(kept)
     assert [(one.path, one.before.content) for one in changed] == [("/etc/hosts", b"an administrator was here\n")]
+    guest._handle.rm("/etc/hostname")
     assert guest.restore(kept) == []
     guest._handle.umount_all()
     guest._handle.shutdown()
