@@ -158,8 +158,22 @@ class Network(_Table, kw_only=True, frozen=True):
 
     kind: Literal["none", "user", "bridge", "network"] = "none"
     source: str = ""  # bridge: its name; network: libvirt's name
-    mac: str = ""  # empty: libvirt chooses
+    mac: str = ""  # empty: made of host and scenario (rha/vm/card.py)
     forward: list[Forward] = []
+
+
+class Guest(_Table, kw_only=True, frozen=True):
+    """What is changed inside the substitute's guest before it boots, in its overlay: what its network card needs, and
+    what is said here. Empty: as on the master. Taken back at the switchback."""
+
+    adapt: Literal["auto", "no"] = "auto"
+    required: bool = False  # false: a guest that cannot be adapted boots as it is, with a warning
+    interface: str = ""  # whose place the substitute's card takes; empty: the one with the default route
+    addresses: list[str] = []  # each with its prefix length; in place of those of the same family
+    gateways: list[str] = []  # at most one for each family
+    dns: list[str] = []
+    hostname: str = ""
+    limit: Duration = Duration(180)
 
 
 class Vm(_Table, kw_only=True, frozen=True):
@@ -171,6 +185,7 @@ class Vm(_Table, kw_only=True, frozen=True):
     bus: Literal["auto", "virtio", "sata", "ide"] = "auto"
     accelerator: Literal["auto", "kvm", "tcg"] = "auto"
     network: Network = Network()
+    guest: Guest = Guest()
     ready: Check | None = None  # answers when the service is back
     ready_timeout: Duration = Duration(300)
     candidates: int = 0  # earlier points that a failover may try when the newest one does not come to `ready`

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rha import scenario_redirect, scenario_watch, schedule, schema
+from rha import scenario_guest, scenario_redirect, scenario_watch, schedule, schema
 from rha.errors import ConfigError
 from rha.scenario import Scenario
 from rha.schema import Clean, Mistake
@@ -128,6 +128,7 @@ def _vm(table: Clean) -> Iterator[Mistake]:
         yield Mistake("vm.candidates", f"{table['candidates']} is not between 0 and {MAX_CANDIDATES}")
     if table.get("candidates", 0) > 0 and "ready" in table and table["ready"] is None:
         yield Mistake("vm.candidates", "needs [vm.ready]: nothing else says that a point does not boot")
+    yield from scenario_guest.rules(table.get("guest", {}), table.get("network", {}))
     if table.get("ready"):
         yield from scenario_watch.check(table["ready"], "vm.ready")
 

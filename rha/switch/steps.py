@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Collection
 from contextlib import ExitStack, suppress
@@ -15,12 +16,14 @@ from rha.redirect import run as redirect
 from rha.redirect.base import replica_place
 from rha.report import Point
 from rha.scenario import Scenario
+from rha.switch import guest
 from rha.switch.plan import StepName
 from rha.switch.progress import Image, Progress, measure
 from rha.switch.ready import wait_ready
 from rha.switch.runner import Effect
 from rha.vm.accelerator import Accelerator, choose
-from rha.vm.base import Bus, DomainState, Firmware, VmHost, VmSpec, domain_name
+from rha.vm.base import DomainState, Firmware, VmHost, VmSpec, domain_name
+from rha.vm.card import network_of
 from rha.vm.disk_layout import boot_disk, recognise
 from rha.vm.image_reader import open_image
 
@@ -86,6 +89,7 @@ class Steps:
             StepName.APPLY_SPOOL: Effect(self._apply_spool),
             StepName.CLOSE_IMAGES: Effect(self._close_images),
             StepName.MAKE_OVERLAY: Effect(self._make_overlays, self._remove_overlays),
+            StepName.ADAPT_GUEST: Effect(self._adapt_guest),
             StepName.DEFINE_DOMAIN: Effect(self._define, self._undefine),
             StepName.START_DOMAIN: Effect(self._start),
             StepName.WAIT_READY: Effect(self._wait_ready),
@@ -130,11 +134,16 @@ class Steps:
     def _remove_overlays(self) -> None:
         remove_overlays(self.host.folder, self.progress)
 
+    def _adapt_guest(self, limit: float) -> None:
+        scenario, tcg = self.host.scenario, self._choose(self.host.scenario.vm.accelerator).name == "tcg"
+        make = functools.partial(self._make_overlays, limit)
+        guest.adapt(scenario, self.host.folder, self.progress, tcg=tcg, make_overlays=make, limit=limit)
+
     def _define(self, _: float) -> None:
         wanted, progress = self.host.scenario.vm, self.progress
         first, firmware, progress.firmware_why = self._firmware()
         accelerator = self._choose(wanted.accelerator)
-        bus: Bus = "virtio" if wanted.bus == "auto" else wanted.bus
+        bus = guest.bus_of(self.host.scenario, progress)
         progress.firmware, progress.bus = firmware, bus
         progress.accelerator, progress.accelerator_why = accelerator.name, accelerator.why
         progress.domain = domain_name(self.host.scenario.name)
@@ -150,7 +159,7 @@ class Steps:
                 accelerator=accelerator.name,
                 disks=(overlays[first], *overlays[:first], *overlays[first + 1 :]),
                 backing=tuple(Path(image.path) for image in progress.images),
-                network=wanted.network,
+                network=network_of(self.host.scenario),
                 folder=self.host.folder,
                 store=self.host.store,
             )
@@ -186,6 +195,7 @@ class Steps:
 
 def remove_overlays(folder: Path, progress: Progress) -> None:
     """Removes the overlays of a switch, with what a guest has written to them."""
+    guest.forget(folder)
     for image in progress.images:
         Path(image.overlay).unlink(missing_ok=True)
     with suppress(FileNotFoundError):
