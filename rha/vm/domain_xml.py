@@ -10,6 +10,9 @@ from rha.vm.base import Bus, VmSpec
 
 NAMESPACE = "urn:rha:substitute:1"
 QEMU_NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
+# QEMU's user-mode network then answers DHCP and carries the forwards, and drops whatever the guest begins, to the host,
+# its name servers or beyond. IPv6 is off, so that there is one protocol to be sure of.
+ISOLATION = ("restrict=on", "ipv6=off")
 NIC_SLOT = "0x10"  # libvirt gives slots from 0x01 up; a card made behind its back sits where it will not reach
 _PREFIXES: dict[Bus, str] = {"virtio": "vd", "sata": "sd", "ide": "hd"}
 _NICS: dict[Bus, str] = {"virtio": "virtio", "sata": "e1000e", "ide": "e1000"}
@@ -70,12 +73,13 @@ def _add_devices(domain: ET.Element, spec: VmSpec) -> None:
     devices = _add(domain, "devices")
     for number, path in enumerate(spec.disks):
         disk = _add(devices, "disk", type="file", device="disk")
-        _add(disk, "driver", name="qemu", type="qcow2", discard="unmap")
+        _add(disk, "driver", name="qemu", type=spec.disk_format, discard="unmap")
         _add(disk, "source", file=str(path))
         _add(disk, "target", dev=disk_name(spec.bus, number), bus=spec.bus)
     _add_network(domain, devices, spec)
     serial = _add(devices, "serial", type="file")
     _add(serial, "source", path=str(spec.console), append="on")
+    _add(_add(devices, "channel", type="unix"), "target", type="virtio", name="org.qemu.guest_agent.0")
     _add(_add(devices, "rng", model="virtio"), "backend", "/dev/urandom", model="random")
     _add(_add(devices, "video"), "model", type="vga")  # no viewer; a screenshot needs a screen
     _add(devices, "memballoon", model="none")
@@ -109,7 +113,8 @@ def _add_user_network(domain: ET.Element, spec: VmSpec) -> None:
     model = {"virtio": "virtio-net-pci"}.get(_NICS[spec.bus], _NICS[spec.bus])
     bus = "pci.0" if _machine(spec) == "pc" else "pcie.0"
     mac = f",mac={spec.network.mac}" if spec.network.mac else ""
-    netdev = ",".join(["user,id=rha0", *map(forward_option, spec.network.forward)])
+    alone = ISOLATION if spec.isolated else ()
+    netdev = ",".join(["user,id=rha0", *alone, *map(forward_option, spec.network.forward)])
     command = _add(domain, f"{{{QEMU_NAMESPACE}}}commandline")
     for word in ("-netdev", netdev, "-device", f"{model},netdev=rha0,bus={bus},addr={NIC_SLOT}{mac}"):
         _add(command, f"{{{QEMU_NAMESPACE}}}arg", value=word)

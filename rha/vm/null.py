@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 from rha.errors import VmError
+from rha.vm import picture
 from rha.vm.base import DomainState, VmHost, VmSpec
 
 
 class NullHost(VmHost):
-    """`calls`: every change in order, as `verb name`."""
+    """`calls`: every change in order, as `verb name`. `free`: bytes of memory; `agent`: what its guests' agent returns,
+    by command."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
+        self.free = 1 << 40
+        self.agent: dict[str, Any] = {}
         self.specs: dict[str, VmSpec] = {}
         self._states: dict[str, DomainState] = {}
 
@@ -49,3 +56,16 @@ class NullHost(VmHost):
 
     def is_forward_established(self, name: str, guest_port: int) -> bool:
         return self.state(name) == DomainState.RUNNING
+
+    def screenshot(self, name: str, path: Path) -> None:
+        if self.state(name) != DomainState.RUNNING:
+            raise VmError(f"domain {name} is {self.state(name)}: it has no screen")
+        path.write_bytes(picture.png(1, 1, bytes(3)))
+
+    def ask_agent(self, name: str, command: str, limit: float, **arguments: Any) -> Any:
+        if command not in self.agent:
+            raise VmError(f"the guest agent of {name} does not answer")
+        return self.agent[command]
+
+    def free_memory(self) -> int:
+        return self.free
