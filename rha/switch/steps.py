@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -21,8 +21,7 @@ from rha.switch.ready import wait_ready
 from rha.switch.runner import Effect
 from rha.vm.accelerator import Accelerator, choose
 from rha.vm.base import Bus, DomainState, Firmware, VmHost, VmSpec, domain_name
-from rha.vm.disk_layout import boot_disk, recognise
-from rha.vm.image_reader import open_image
+from rha.vm.firmware import choose_firmware
 
 OVERLAYS = "substitute"  # folder of the overlays, in the scenario's folder
 
@@ -159,13 +158,8 @@ class Steps:
 
     def _firmware(self) -> tuple[int, Firmware, str]:
         """Which disk boots, with what firmware, and why. The scenario's word goes before the disks'."""
-        wanted = self.host.scenario.vm.firmware
-        if wanted != "auto":
-            return 0, wanted, "the scenario says so"
-        with ExitStack() as stack:
-            images = (open_image(Path(image.path), image.format) for image in self.progress.images)
-            layouts = [recognise(stack.enter_context(image)) for image in images]
-        return boot_disk(layouts)
+        images = ((Path(image.path), image.format) for image in self.progress.images)
+        return choose_firmware(self.host.scenario.vm.firmware, images)
 
     def _start(self, _: float) -> None:
         self.progress.started = time.time()
