@@ -23,6 +23,8 @@ from rha.appliance.fencing import means_of
 from rha.appliance.importer import Importer
 from rha.appliance.receive import Connection
 from rha.appliance.replica import Replica
+from rha.appliance.tester import Tester
+from rha.appliance.testverbs import TestVerbs
 from rha.appliance.verbs import PointVerbs
 from rha.appliance.warden import Warden
 from rha.control import local
@@ -50,6 +52,8 @@ class Appliance:
         self._store = Path(config.store)
         self._lock = threading.RLock()
         self._wardens: dict[str, Warden] = {}
+        self._testers: dict[str, Tester] = {}
+        self._test_slots = threading.Semaphore(config.tests_at_once)
         self._connections: dict[str, Connection] = {}
         self._broken: dict[str, RhaError] = {}
         self._stopping = False
@@ -83,7 +87,11 @@ class Appliance:
                     observers.voter(self._client_context),
                 )
                 self._broken.pop(name, None)
+                tester = self._testers[name] = Tester(
+                    replica, self._store, LibvirtHost(), self._test_slots, Path(self._config.scripts)
+                )
                 warden.start()
+                tester.start()
             return self._wardens[name]
 
     def _client_context(self) -> ssl.SSLContext:
@@ -198,7 +206,8 @@ class Appliance:
         """One report per scenario; one that cannot be opened says why."""
         with self._lock:
             wardens, broken = sorted(self._wardens.items()), sorted(self._broken.items())
-        return [warden.report() for _, warden in wardens] + [_broken_report(name, why) for name, why in broken]
+        reports = [self._testers[name].add_to(warden.report()) for name, warden in wardens]
+        return reports + [_broken_report(name, why) for name, why in broken]
 
     def failover(self, scenario: str, force: bool = False, dry_run: bool = False, person: str = "operator") -> object:
         """`rha failover`. Raises StateError when the scenario is not here, else as Warden.fail_over_by_hand."""
@@ -212,6 +221,10 @@ class Appliance:
         """Raises StateError when the scenario is not here."""
         return self._warden(scenario).replica
 
+    def tester(self, scenario: str) -> Tester:
+        """Raises StateError when the scenario is not here."""
+        return self._testers[self._warden(scenario).replica.name]
+
     def replace(self, scenario: str, act: Callable[[], None]) -> None:
         """Closes a scenario, if it is here, for `act` to change its folder, and opens what is there then. No master is
         served meanwhile. Raises StateError, StorageError."""
@@ -221,6 +234,7 @@ class Appliance:
                 raise StateError(f"{scenario} is connected", cause="its master came back at once", hint="try again")
             warden = self._wardens.pop(scenario, None)
             if warden:
+                self._testers.pop(scenario).stop()
                 warden.stop()
                 warden.replica.close()
             try:
@@ -241,9 +255,12 @@ class Appliance:
         """Ends connections, closes all replicas. Raises StorageError for the first that could not be closed well."""
         with self._lock:
             names, wardens = list(self._connections), list(self._wardens.values())
+            testers = list(self._testers.values())
         for name in names:
             self._hang_up(name)
         failures = []
+        for tester in testers:
+            tester.stop()
         for warden in wardens:
             warden.stop()
             try:
@@ -305,6 +322,7 @@ def run(config_path: Path) -> int:
         "failover": appliance.failover,
         "discard": appliance.discard,
         **PointVerbs(appliance.replica).handlers(),
+        **TestVerbs(appliance.tester).handlers(),
         **Importer(config, appliance.replace).handlers(),
     }
     try:
