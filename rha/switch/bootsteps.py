@@ -139,8 +139,20 @@ class Effects:
         )
 
     def _start(self) -> None:
+        for image in self._progress.images:
+            self._must_be_seen(Path(image.path))
         self._progress.started = time.time()
         self._vm.start(self._progress.domain)
+
+    def _must_be_seen(self, file: Path) -> None:
+        """The files are mounts (FUSE) of this process. Raises VmError when the hypervisor does not see them."""
+        seen, own = self._vm.disk_bytes(self._progress.domain, file), file.stat().st_size
+        if seen != own:
+            raise VmError(
+                "the hypervisor does not see the point's disks",
+                cause=f"{file} has {own} bytes here, {seen} there: the appliance runs in a mount namespace of its own",
+                hint="systemctl cat rha-appliance: no ProtectSystem, ProtectKernelModules, PrivateTmp and the like",
+            )
 
     def _guest(self) -> Guest:
         progress = self._progress

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from rha.errors import VmError
 from rha.scenario import Check, Forward, Network
@@ -67,6 +68,15 @@ def ask_through(forward: Forward, timeout: float, vm: VmHost, name: str) -> None
                 return
             time.sleep(POLL_SECONDS)
     raise NoAnswer(f"the guest does not accept connections on port {forward.guest_port}")
+
+
+def keep_picture(vm: VmHost, name: str, path: Path) -> str:
+    """Of a domain's screen: the file's name, or why there is none."""
+    try:
+        vm.screenshot(name, path)
+    except VmError as error:
+        return f"no picture: {error.what}"
+    return path.name
 
 
 def last_words(vm: VmHost, name: str) -> str:

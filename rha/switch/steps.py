@@ -17,7 +17,7 @@ from rha.report import Point
 from rha.scenario import Scenario
 from rha.switch.plan import StepName
 from rha.switch.progress import Image, Progress, measure
-from rha.switch.ready import wait_ready
+from rha.switch.ready import keep_picture, wait_ready
 from rha.switch.runner import Effect
 from rha.vm.accelerator import Accelerator, choose
 from rha.vm.base import Bus, DomainState, Firmware, VmHost, VmSpec, domain_name
@@ -166,6 +166,14 @@ class Steps:
         self.vm.start(self.progress.domain)
 
     def _wait_ready(self, limit: float) -> None:
+        """Whatever came of it, what its screen shows is kept beside its console's log."""
+        try:
+            self._see_ready(limit)
+        finally:
+            kept = keep_picture(self.vm, self.progress.domain, self.host.folder / "screen.png")
+            self.progress.steps[-1].sentence += f"; screen: {kept}"
+
+    def _see_ready(self, limit: float) -> None:
         wanted, name = self.host.scenario.vm, self.progress.domain
         if wanted.ready:
             wait_ready(wanted.ready, self.vm, name, wanted.network, limit)

@@ -24,6 +24,7 @@ from rha.switch.bootsteps import BootHost, BootProgress, Effects, destroy, undef
 from rha.switch.lag import LagWatch
 from rha.switch.plan import Step
 from rha.switch.progress import Trigger
+from rha.switch.ready import keep_picture
 from rha.switch.runner import Effect, Run, Say, in_words, log
 from rha.units import show_seconds
 from rha.vm.accelerator import Accelerator, choose
@@ -173,15 +174,6 @@ def outcome(progress: BootProgress, failure: str, ended: str) -> tuple[str, str]
         took = f"ready after {show_seconds(progress.ready - progress.started)}, "
     count = len(progress.checks)
     return PASSED, f"{took}{count} of {count} checks answered"
-
-
-def keep_picture(vm: VmHost, domain: str, path: Path) -> str:
-    """The picture's file name; or why there is none."""
-    try:
-        vm.screenshot(domain, path)
-    except RhaError as error:
-        return f"no picture: {error.what}"
-    return path.name
 
 
 def clear_up(run: BootRun) -> str:

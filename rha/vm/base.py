@@ -114,6 +114,10 @@ class VmHost(ABC):
         """
 
     @abstractmethod
+    def disk_bytes(self, name: str, path: Path) -> int:
+        """Size of a disk's file as the hypervisor sees it: it may live in another mount namespace than we do."""
+
+    @abstractmethod
     def screenshot(self, name: str, path: Path) -> None:
         """Writes what a running domain's screen shows as a PNG file."""
 
