@@ -43,6 +43,8 @@ class KnownSchedule(msgspec.Struct, kw_only=True):
 class Tester(threading.Thread):
     """`slots`: of the whole appliance, one for each test that may run. `scripts`: the administrator's folder."""
 
+    __test__ = False  # for pytest
+
     def __init__(self, replica: Replica, store: Path, vm: VmHost, slots: threading.Semaphore, scripts: Path) -> None:
         super().__init__(name=f"test-{replica.name}", daemon=True)
         self.replica = replica
