@@ -206,6 +206,7 @@ class BootTest(_Table, kw_only=True, frozen=True):
     begin: str = msgspec.field(name="from", default="02:00")
     end: str = msgspec.field(name="to", default="05:00")  # later it does not begin; before "from": over midnight
     point: str = "now"  # as --at of the verbs: the newest, so long ago, a bookmark
+    address: str = ""  # of the guest, with its prefix length, where it has a fixed one; empty: it asks by DHCP
     memory: Size | None = None  # None: as vm.memory
     cpus: int | None = None
     limit: Duration = Duration(1800)  # for all of it; also how long --keep keeps it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterator
 
@@ -23,6 +24,8 @@ def rules(clean: Clean) -> Iterator[Mistake]:
     yield from _window(table)
     if table.get("point") == "":
         yield Mistake("test.point", "missing; write now, a duration (10min: so long ago), or a bookmark's name")
+    if table.get("address") and (why := _why_no_address(table["address"])):
+        yield Mistake("test.address", why)
     for index, port in enumerate(table.get("ports", [])):
         if why := why_no_port(port):
             yield Mistake(f"test.ports[{index}]", why)
@@ -53,6 +56,19 @@ def _window(table: Clean) -> Iterator[Mistake]:
         yield Mistake("test.from", "a window cannot begin at 24:00; write 00:00")
     if table.get("from") == table.get("to") is not None:
         yield Mistake("test.to", "the window is empty; a whole day is 00:00 to 24:00")
+
+
+def _why_no_address(text: str) -> str | None:
+    """QEMU wants two addresses of the guest's network for itself."""
+    try:
+        found = ipaddress.IPv4Interface(text)
+    except ValueError:
+        return f"{text!r} is no IPv4 address with a prefix length; write for example 192.0.2.10/24"
+    if not 8 <= found.network.prefixlen <= 29:
+        return f"{text!r} needs a prefix length of 8 to 29: two more addresses of its network are used beside it"
+    if found.ip in (found.network.network_address, found.network.broadcast_address):
+        return f"{text!r} is its network's own address, or its broadcast address"
+    return None
 
 
 def _check(table: Clean, path: str) -> Iterator[Mistake]:

@@ -68,16 +68,14 @@ def make_folder(scenario_folder: Path, begun: float) -> Path:
     """A new folder, named by its time (UTC). Raises StorageError."""
     catalog.make_folder(scenario_folder / FOLDER)
     stamp = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime(begun))
-    for more in ("", *(f"-{number}" for number in range(2, 100))):
-        folder = scenario_folder / FOLDER / (stamp + more)
-        try:
-            folder.mkdir(mode=0o700)
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise StorageError(f"{folder} cannot be made", cause=str(error), hint=f"df -h {scenario_folder}") from error
-        return folder
-    raise StorageError(f"{folder} cannot be made", cause="a hundred tests have begun in one second")
+    taken = [path.name.removeprefix(stamp) for path in (scenario_folder / FOLDER).glob(f"{stamp}*")]
+    number = max((int(name[1:] or 0) + 1 for name in taken), default=0)
+    folder = scenario_folder / FOLDER / (f"{stamp}-{number}" if number else stamp)
+    try:
+        folder.mkdir(mode=0o700)
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be made", cause=str(error), hint=f"df -h {scenario_folder}") from error
+    return folder
 
 
 def write(scenario_folder: Path, report: BootReport) -> None:

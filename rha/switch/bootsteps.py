@@ -135,6 +135,7 @@ class Effects:
                 store=self._host.store,
                 disk_format="raw",
                 isolated=True,
+                guest_address=self._scenario.test.address,
             )
         )
 

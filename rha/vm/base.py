@@ -33,7 +33,7 @@ class VmSpec:
     `disks`: files in the order of the scenario, the first one boots; `backing`: the images below them. `folder`: for
     the console log and the firmware's variables. `store`: the outermost folder of ours; from there downwards the host's
     VM user may be let in. `isolated`: the guest reaches nobody, and is reached by its forwards alone; its network is
-    `none` or `user`.
+    `none` or `user`. `guest_address`, with its prefix length: of the guest in a user-mode network; empty: 10.0.2.15.
     """
 
     name: str
@@ -50,6 +50,7 @@ class VmSpec:
     store: Path
     disk_format: DiskFormat = "qcow2"
     isolated: bool = False
+    guest_address: str = ""
 
     def __post_init__(self) -> None:
         """Raises ValueError when an isolated VM would be on a network of others."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import itertools
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -114,15 +116,25 @@ def _add_user_network(domain: ET.Element, spec: VmSpec) -> None:
     bus = "pci.0" if _machine(spec) == "pc" else "pcie.0"
     mac = f",mac={spec.network.mac}" if spec.network.mac else ""
     alone = ISOLATION if spec.isolated else ()
-    netdev = ",".join(["user,id=rha0", *alone, *map(forward_option, spec.network.forward)])
+    forwards = (forward_option(forward, spec.guest_address.partition("/")[0]) for forward in spec.network.forward)
+    netdev = ",".join(["user,id=rha0", *alone, *_place(spec.guest_address), *forwards])
     command = _add(domain, f"{{{QEMU_NAMESPACE}}}commandline")
     for word in ("-netdev", netdev, "-device", f"{model},netdev=rha0,bus={bus},addr={NIC_SLOT}{mac}"):
         _add(command, f"{{{QEMU_NAMESPACE}}}arg", value=word)
 
 
-def forward_option(forward: Forward) -> str:
-    """`hostfwd=tcp:127.0.0.1:2222-:22`."""
-    return f"hostfwd=tcp:{forward.host}:{forward.host_port}-:{forward.guest_port}"
+def _place(address: str) -> tuple[str, ...]:
+    """QEMU's own two addresses, the host's and the name server's, are the first that the guest does not have."""
+    if not address:
+        return ()
+    guest = ipaddress.IPv4Interface(address)
+    host, names = itertools.islice((other for other in guest.network.hosts() if other != guest.ip), 2)
+    return f"net={guest.network}", f"host={host}", f"dns={names}", f"dhcpstart={guest.ip}"
+
+
+def forward_option(forward: Forward, guest: str = "") -> str:
+    """`hostfwd=tcp:127.0.0.1:2222-:22`. `guest`: its address, where it is not QEMU's own choice."""
+    return f"hostfwd=tcp:{forward.host}:{forward.host_port}-{guest}:{forward.guest_port}"
 
 
 def owner_of(xml: str) -> str | None:
