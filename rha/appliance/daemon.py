@@ -205,9 +205,11 @@ class Appliance:
     def status(self) -> list[Report]:
         """One report per scenario; one that cannot be opened says why."""
         with self._lock:
-            wardens, broken = sorted(self._wardens.items()), sorted(self._broken.items())
-        reports = [self._testers[name].add_to(warden.report()) for name, warden in wardens]
-        return reports + [_broken_report(name, why) for name, why in broken]
+            sides = [(warden, self._testers[name]) for name, warden in sorted(self._wardens.items())]
+            broken = sorted(self._broken.items())
+        return [tester.add_to(warden.report()) for warden, tester in sides] + [
+            _broken_report(name, why) for name, why in broken
+        ]
 
     def failover(self, scenario: str, force: bool = False, dry_run: bool = False, person: str = "operator") -> object:
         """`rha failover`. Raises StateError when the scenario is not here, else as Warden.fail_over_by_hand."""

@@ -58,7 +58,9 @@ class Tester(threading.Thread):
         self._refused = ""
         self._retry_at = 0.0
         self._said = ""
-        self._last = self._newest()
+        self._last: BootReport | None = None
+        self._shown: BootReport | None = None  # the last one that says something
+        self._read_reports()
         self._seen = bootplan.Due(False)  # of the calendar
         replica.on_leave.append(self.give_way)
 
@@ -162,8 +164,11 @@ class Tester(threading.Thread):
             self._worker.start()
             return boot
 
-    def _newest(self) -> BootReport | None:
-        return next(reversed(bootreport.read_all(self.replica.folder)), None)
+    def _read_reports(self) -> None:
+        """One that was ended early says nothing of the replica: what an earlier one has found stays to be told."""
+        reports = self.reports()
+        self._last = reports[-1] if reports else None
+        self._shown = next((report for report in reversed(reports) if report.outcome != ENDED), self._last)
 
     def _work(self, boot: TestBoot, keep: bool) -> None:
         try:
@@ -173,7 +178,7 @@ class Tester(threading.Thread):
             self._say("".join(traceback.format_exception(error)))
         finally:
             self._must_clear = (self.replica.folder / testboot.FILE).exists()
-            self._last = self._newest()
+            self._read_reports()
             with self._lock:
                 self._boot = None
             self._slots.release()
@@ -191,7 +196,7 @@ class Tester(threading.Thread):
         """What a test has left that nobody runs any more. Raises VmError, StorageError when that does not go yet."""
         folder, name = self.replica.folder, self.replica.name
         if testboot.clear_cut_off(folder, self._vm, name, self._test().keep, lambda: None, self._say):
-            self._last = self._newest()
+            self._read_reports()
         self._must_clear = False
 
     def end(self, person: str) -> BootReport:
@@ -239,7 +244,7 @@ class Tester(threading.Thread):
         return report
 
     def _tested(self) -> Tested | None:
-        test, last, boot = self._test(), self._last, self._boot
+        test, last, boot = self._test(), self._shown, self._boot
         if not test.days and last is None and boot is None:
             return None
         missed = self._seen.missed

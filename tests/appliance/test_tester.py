@@ -16,7 +16,7 @@ from rha.appliance.tester import Tester, concerns
 from rha.errors import RhaError
 from rha.report import Tested
 from rha.scenario import BootTest, Vm
-from rha.switch import testboot
+from rha.switch import bootreport, testboot
 from rha.switch.bootplan import domain_of_test
 from rha.vm.base import DomainState, VmSpec
 from rha.wire.frames import FrameType
@@ -112,6 +112,10 @@ def test_a_point_that_is_none(site: Site) -> None:
     report = site.tester.test("eve", "", "yesterday", keep=False)
     assert (report.outcome, report.why) == ("failed", "'yesterday' is no point")
     assert site.tester.add_to(site.replica.report()).health == "alarm"
+    later = bootreport.make_folder(site.replica.folder, report.ended + 60).name
+    bootreport.write(site.replica.folder, msgspec.structs.replace(report, folder=later, outcome="ended"))
+    restarted = Tester(site.replica, site.replica.folder, site.vm, site.slots, site.replica.folder)
+    assert restarted.add_to(site.replica.report()).health == "alarm", "one that was ended takes nothing back"
 
 
 def settled(site: Site) -> Callable[[], bool]:
