@@ -199,6 +199,38 @@ class Switch(_Table, kw_only=True, frozen=True):
     after: Literal["stay", "poweroff"] = "stay"  # before the substitute starts
 
 
+class BootCheck(_Table, kw_only=True, frozen=True):
+    """One question put to the guest of a test boot (rha/switch/bootcheck.py): again and again until it is answered."""
+
+    kind: Literal["tcp", "http", "sql", "script", "unit", "console", "agent"]
+    address: str = ""  # as in [[check]], its port is the guest's; console: a regular expression; agent: nothing
+    within: Duration = Duration(60)  # from the moment it is asked first
+    timeout: Duration = Duration(5)  # of each attempt
+    status: list[int] = []
+    contains: str = ""
+    ca: str = ""
+    query: str = "SELECT 1"
+    expect: str = ""
+    user: str = "nobody"
+
+
+class BootTest(_Table, kw_only=True, frozen=True):
+    """The non-disruptive test: a point boots on an isolated network, is asked, and is thrown away. Times of day are the
+    appliance's: it is the appliance's memory and processors that a test takes."""
+
+    days: str = ""  # "sun", "mon-fri"; empty: only when a person asks for it
+    begin: str = msgspec.field(name="from", default="02:00")
+    end: str = msgspec.field(name="to", default="05:00")  # later it does not begin; before "from": over midnight
+    point: str = "now"  # as --at of the verbs: the newest, so long ago, a bookmark
+    address: str = ""  # of the guest, with its prefix length, where it has a fixed one; empty: it asks by DHCP
+    memory: Size | None = None  # None: as vm.memory
+    cpus: int | None = None
+    limit: Duration = Duration(1800)  # for all of it; also how long --keep keeps it
+    keep: int = 10  # reports, the oldest go
+    ports: list[int] = []  # of the guest, that scripts want to reach besides those of the checks
+    check: list[BootCheck] = []
+
+
 class MoveIp(_Table, kw_only=True, frozen=True, tag_field="type", tag="ip"):
     """Addresses of the master that move to a network card of the appliance, on the same segment."""
 
@@ -313,6 +345,7 @@ class Scenario(_Table, kw_only=True, frozen=True):
     lease: Lease | None = None
     vm: Vm = Vm()
     switch: Switch = Switch()
+    test: BootTest = BootTest()
     redirect: list[Redirect] = []
 
 

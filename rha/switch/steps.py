@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Collection
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -19,13 +19,12 @@ from rha.scenario import Scenario
 from rha.switch import guest
 from rha.switch.plan import StepName
 from rha.switch.progress import Image, Progress, measure
-from rha.switch.ready import wait_ready
+from rha.switch.ready import keep_picture, wait_ready
 from rha.switch.runner import Effect
 from rha.vm.accelerator import Accelerator, choose
 from rha.vm.base import DomainState, Firmware, VmHost, VmSpec, domain_name
 from rha.vm.card import network_of
-from rha.vm.disk_layout import boot_disk, recognise
-from rha.vm.image_reader import open_image
+from rha.vm.firmware import choose_firmware
 
 OVERLAYS = "substitute"  # folder of the overlays, in the scenario's folder
 
@@ -172,19 +171,22 @@ class Steps:
 
     def _firmware(self) -> tuple[int, Firmware, str]:
         """Which disk boots, with what firmware, and why. The scenario's word goes before the disks'."""
-        wanted = self.host.scenario.vm.firmware
-        if wanted != "auto":
-            return 0, wanted, "the scenario says so"
-        with ExitStack() as stack:
-            images = (open_image(Path(image.path), image.format) for image in self.progress.images)
-            layouts = [recognise(stack.enter_context(image)) for image in images]
-        return boot_disk(layouts)
+        images = ((Path(image.path), image.format) for image in self.progress.images)
+        return choose_firmware(self.host.scenario.vm.firmware, images)
 
     def _start(self, _: float) -> None:
         self.progress.started = time.time()
         self.vm.start(self.progress.domain)
 
     def _wait_ready(self, limit: float) -> None:
+        """Whatever came of it, what its screen shows is kept beside its console's log."""
+        try:
+            self._see_ready(limit)
+        finally:
+            kept = keep_picture(self.vm, self.progress.domain, self.host.folder / "screen.png")
+            self.progress.steps[-1].sentence += f"; screen: {kept}"
+
+    def _see_ready(self, limit: float) -> None:
         wanted, name = self.host.scenario.vm, self.progress.domain
         if wanted.ready:
             wait_ready(wanted.ready, self.vm, name, wanted.network, limit)

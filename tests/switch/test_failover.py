@@ -162,6 +162,7 @@ def test_discard_leaves_the_images_alone(host):
         "data.qcow2",
         "failover.lock",
         "root.qcow2",
+        "screen.png",
         "switches.jsonl",
     ]
     assert go(host, vm).state == SERVING
