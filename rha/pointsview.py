@@ -37,11 +37,16 @@ def listing(answer: dict[str, Any]) -> Iterator[str]:
     for span in answer["spans"]:
         yield "  " + _span(span, answer)
     for mark in sorted(answer["bookmarks"], key=lambda mark: mark["lsn"]):
-        quiet = ", file systems frozen" if mark["quiet"] else ""
-        yield f"  bookmark {mark['name']}: {place(mark['lsn'], mark['time'])}{quiet}"
+        yield f"  bookmark {mark['name']}: {bookmark(mark)}"
     for point in answer["open"]:
         mounts = f", mounted on {', '.join(point['mounts'])}" if point["mounts"] else ""
         yield f"  open point {point['name']}: {place(point['lsn'], point['time'])}{mounts}"
+
+
+def bookmark(mark: dict[str, Any]) -> str:
+    """`mark`: rha.appliance.points.Bookmark as plain values."""
+    how = f", quiesced ({'; '.join(mark['quiesced'])})" if mark["quiesced"] else ""
+    return place(mark["lsn"], mark["time"]) + how
 
 
 def _span(span: dict[str, Any], answer: dict[str, Any]) -> str:

@@ -304,7 +304,7 @@ def run(config_path: Path) -> int:
         "status": lambda: msgspec.to_builtins(appliance.status()),
         "failover": appliance.failover,
         "discard": appliance.discard,
-        **PointVerbs(appliance.replica).handlers(),
+        **PointVerbs(appliance.replica, appliance.order).handlers(),
         **Importer(config, appliance.replace).handlers(),
     }
     try:

@@ -20,4 +20,4 @@ def handlers(engine: Engine) -> dict[str, Handler]:
         now, lsn = engine.position()
         return {"time": now, "lsn": lsn}
 
-    return {"position": position}
+    return {"position": position, "quiesce": engine.quiescer.run}
