@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,8 @@ class Site:
         lab.appliance.start()
         self.engine.start()
         self.engine.wait_ordered()
-        wait_for(lambda: lab.appliance.report(self.engine.name).get("window"), 60, lab.appliance.log)
+        report = partial(lab.appliance.report, self.engine.name)
+        wait_for(lambda: report().get("window"), 180, report)
         writer = "i=0; while :; do i=$((i+1)); echo $i > f$((i % 50)); mkdir d$i; rm -rf d$((i-9)); sync f1; done"
         process = subprocess.Popen(["sh", "-c", writer], cwd=self.mnt)
         lab.stack.callback(process.wait)
