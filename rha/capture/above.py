@@ -15,6 +15,8 @@ from rha.errors import DeviceError, RhaError
 
 ATTEMPTS = 3  # a mount that is not ours may come or go while we look
 
+UNFREEZABLE = ("vfat", "msdos", "exfat", "ntfs3", "udf")  # no freeze_fs in their super operations
+
 
 class FileSystem(NamedTuple):
     """`mounts`: all of this namespace's; `depth`: how many devices are below it. One that lies on another (a loop file)
