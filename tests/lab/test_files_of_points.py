@@ -27,6 +27,7 @@ def test_changed_files(lab: Lab, kind: str) -> None:
     (mnt / "etc").mkdir()
     for name in ("same", "content", "gone", "mode", "acl", "link"):
         (mnt / "etc" / name).write_text(f"{name} before")
+    (mnt / "out").symlink_to("/etc")  # which is a folder of this host, too
     engine = lab.engine([disk.path])
     name = engine.name
     lab.appliance.start()
@@ -56,7 +57,7 @@ def test_changed_files(lab: Lab, kind: str) -> None:
     assert {path.name: path.read_text() for path in target.iterdir()} == {
         word: f"{word} before" for word in ("same", "content", "gone", "mode", "acl", "link")
     }
-    rha(lab, "restore", name, "/etc/content", lab.folder / "content", "--at", "after")
+    rha(lab, "restore", name, "/out/content", lab.folder / "content", "--at", "after")
     assert (lab.folder / "content").read_text() == "changed"
 
 
