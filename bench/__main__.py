@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import daemons, disk, drbd, fullpath, link, pgbench, probe, redirect, sealed, switch, syncs, tables
+from bench import daemons, disk, drbd, fullpath, growth, link, pgbench, probe, redirect, sealed, switch, syncs, tables
 from bench import figures as f
 
 RESULT = Path(__file__).resolve().parent.parent / "build" / "bench.json"
@@ -28,6 +28,7 @@ PARTS: dict[str, tuple[Callable[[], object], Callable[[object], None]]] = {
     "syncs": (syncs.measure, tables.rows),
     "switch": (switch.measure, tables.rows),
     "redirect": (redirect.measure, tables.rows),
+    "growth": (growth.measure, tables.rows),
     "drbd": (drbd.measure, drbd.show),
 }
 

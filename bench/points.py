@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from rha.appliance.config import Config
 from rha.appliance.replica import Replica
@@ -56,16 +57,16 @@ class Feed:
         self.say(FrameType.END, End(epoch=1, disks=[0], lsn=self.lsn))
         self.settle()
 
-    def churn(self, megabytes: int, disk_bytes: int) -> int:
+    def churn(self, megabytes: int, disk_bytes: int, size: int = SIZE) -> int:
         """Random writes; returns how many places were touched."""
         touched = set()
-        payload = os.urandom(SIZE)
+        payload = os.urandom(size)
         for number in range(megabytes):
             run = []
-            for _ in range(PIECE // SIZE):
-                place = random.randrange(disk_bytes // SIZE)
+            for _ in range(PIECE // size):
+                place = random.randrange(disk_bytes // size)
                 touched.add(place)
-                run.append(struct.pack("<IIQIHBBQ", 24 + SIZE, 0, place * SIZE // 512, SIZE, 0, 1, 0, 1) + payload)
+                run.append(struct.pack("<IIQIHBBQ", 24 + size, 0, place * size // 512, size, 0, 1, 0, 1) + payload)
             self.data(FrameType.RECORDS, b"".join(run))
             if number % 16 == 0:
                 self.replica.commit()
@@ -73,8 +74,8 @@ class Feed:
         return len(touched)
 
 
-def opened(folder: Path, disk_bytes: int) -> Feed:
-    config = Config(store=str(folder), ca="/x", certificate="/x", key="/x")
+def opened(folder: Path, disk_bytes: int, **limits: Any) -> Feed:
+    config = Config(store=str(folder), ca="/x", certificate="/x", key="/x", **limits)
     feed = Feed(Replica(folder / "bench", config))
     appliance = Appliance(address="127.0.0.1:1", ca="/x", certificate="/x", key="/x")
     scenario = Scenario(name="bench", disk=[Disk(name="d0", device="/dev/d0")], appliance=appliance)

@@ -12,7 +12,8 @@ PIECE_BYTES = 1 << 20
 
 def changed_files(before: Path, after: Path, inner: str = "") -> Iterator[tuple[str, str]]:
     """(sign, path from the trees' top) in order: `+` only after, `-` only before, `M` another content, `m` another
-    owner, mode or link count. Files of the same inode, size and times count as the same and are not read.
+    owner, mode, link count or extended attributes (ACLs are such). Files of the same inode, size and times count as the
+    same and are not read.
 
     Raises OSError when a directory or file cannot be read.
     """
@@ -35,10 +36,24 @@ def _both(before: Path, after: Path, path: str) -> Iterator[tuple[str, str]]:
     old, new = os.lstat(before / path), os.lstat(after / path)
     if stat.S_IFMT(old.st_mode) != stat.S_IFMT(new.st_mode) or _differs(before / path, after / path, old, new):
         yield "M", path
-    elif _about(old) != _about(new):
+    elif _about(old) != _about(new) or _attributes(before / path, old) != _attributes(after / path, new):
         yield "m", path
     if stat.S_ISDIR(old.st_mode) and stat.S_ISDIR(new.st_mode):
         yield from changed_files(before, after, path)
+
+
+def _attributes(path: Path, found: os.stat_result) -> dict[str, bytes]:
+    if stat.S_ISLNK(found.st_mode):
+        return {}
+    return {name: os.getxattr(path, name) for name in os.listxattr(path)}
+
+
+def shown(path: str) -> str:
+    """For one line of a terminal: what is not printable, or no UTF-8, as `\\xNN`."""
+    return "".join(
+        letter if letter.isprintable() and letter != "\\" else "".join(f"\\x{byte:02x}" for byte in os.fsencode(letter))
+        for letter in path
+    )
 
 
 def _about(found: os.stat_result) -> tuple[int, ...]:

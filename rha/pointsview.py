@@ -27,9 +27,8 @@ def listing(answer: dict[str, Any]) -> Iterator[str]:
         yield f"{name}: there are no points" + (f" ({answer['lost_why']})" if answer["lost_why"] else " yet")
         return
     first = answer["spans"][0]
-    length = max(0.0, answer["newest_time"] - first["time"])
     wanted = f"{show_seconds(answer['window_seconds'])} and {show_bytes(answer['window_bytes'])} are allowed"
-    yield f"{name}: every write of the last {show_seconds(length)} is a point; {show_bytes(answer['bytes'])}, {wanted}"
+    yield f"{name}: every write {_reach(first, answer)} is a point; {show_bytes(answer['bytes'])}, {wanted}"
     if answer["cut_why"]:
         yield f"  the window is shorter than wanted: {answer['cut_why']}"
     if answer["lost_why"]:
@@ -37,11 +36,23 @@ def listing(answer: dict[str, Any]) -> Iterator[str]:
     for span in answer["spans"]:
         yield "  " + _span(span, answer)
     for mark in sorted(answer["bookmarks"], key=lambda mark: mark["lsn"]):
-        quiet = ", file systems frozen" if mark["quiet"] else ""
-        yield f"  bookmark {mark['name']}: {place(mark['lsn'], mark['time'])}{quiet}"
+        yield f"  bookmark {mark['name']}: {bookmark(mark)}"
     for point in answer["open"]:
         mounts = f", mounted on {', '.join(point['mounts'])}" if point["mounts"] else ""
         yield f"  open point {point['name']}: {place(point['lsn'], point['time'])}{mounts}"
+
+
+def _reach(first: dict[str, Any], answer: dict[str, Any]) -> str:
+    """The first span of a disk to which nothing was written before has no time."""
+    if not first["time"]:
+        return f"from LSN {first['lsn']} on"
+    return f"of the last {show_seconds(max(0.0, answer['newest_time'] - first['time']))}"
+
+
+def bookmark(mark: dict[str, Any]) -> str:
+    """`mark`: rha.appliance.points.Bookmark as plain values."""
+    how = f", quiesced ({'; '.join(mark['quiesced'])})" if mark["quiesced"] else ""
+    return place(mark["lsn"], mark["time"]) + how
 
 
 def _span(span: dict[str, Any], answer: dict[str, Any]) -> str:

@@ -231,6 +231,41 @@ class BootTest(_Table, kw_only=True, frozen=True):
     check: list[BootCheck] = []
 
 
+class QuiescePostgresql(_Table, kw_only=True, frozen=True, tag_field="kind", tag="postgresql"):
+    """A PostgreSQL server of the master that writes a checkpoint."""
+
+    address: str  # postgresql://ROLE@/postgres?host=/run/postgresql
+    user: str = "postgres"  # of the system: who connects
+    limit: Duration = Duration(60)
+
+
+class QuiesceMariadb(_Table, kw_only=True, frozen=True, tag_field="kind", tag="mariadb"):
+    """A MariaDB or MySQL server of the master whose tables are closed and locked."""
+
+    address: str  # mysql://root@localhost/?unix_socket=/run/mysqld/mysqld.sock
+    user: str = "root"
+    limit: Duration = Duration(10)  # nobody can write for that long, at worst
+
+
+class QuiesceScript(_Table, kw_only=True, frozen=True, tag_field="kind", tag="script"):
+    """A program of the master's administrator that brings an application to a clean state, and lets it go."""
+
+    run: str  # its name in the scripts' folder
+    user: str = "nobody"
+    limit: Duration = Duration(60)
+
+
+QuiesceApp = QuiescePostgresql | QuiesceMariadb | QuiesceScript
+
+
+class Quiesce(_Table, kw_only=True, frozen=True):
+    """What `rha bookmark --quiesce` may do on the master. Without this table: nothing."""
+
+    limit: Duration = Duration(10)  # by then the file systems are thawed, whatever happens
+    leave: list[str] = []  # mount points of file systems that are only synced, not frozen
+    app: list[QuiesceApp] = []
+
+
 class MoveIp(_Table, kw_only=True, frozen=True, tag_field="type", tag="ip"):
     """Addresses of the master that move to a network card of the appliance, on the same segment."""
 
@@ -346,6 +381,7 @@ class Scenario(_Table, kw_only=True, frozen=True):
     vm: Vm = Vm()
     switch: Switch = Switch()
     test: BootTest = BootTest()
+    quiesce: Quiesce | None = None
     redirect: list[Redirect] = []
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rha import scenario_boot, scenario_guest, scenario_redirect, scenario_watch, schedule, schema
+from rha import scenario_boot, scenario_guest, scenario_quiesce, scenario_redirect, scenario_watch, schedule, schema
 from rha.errors import ConfigError
 from rha.scenario import Scenario
 from rha.schema import Clean, Mistake
@@ -47,6 +47,7 @@ def rules(clean: Clean) -> Iterator[Mistake]:
     yield from _vm(clean.get("vm", {}))
     yield from _switch(clean.get("switch", {}))
     yield from scenario_boot.rules(clean)
+    yield from scenario_quiesce.rules(clean.get("quiesce") or {})
     yield from scenario_redirect.rules(clean)
 
 

@@ -25,6 +25,14 @@ class ScenarioLimits(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, f
     window_bytes: Size | None = None
 
 
+class Target(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """The image of one disk lies on a block device of its own, raw, instead of in a file of the store."""
+
+    scenario: Name
+    disk: Name
+    device: str  # a path that survives a reboot: /dev/vg0/web1-root, /dev/disk/by-id/…
+
+
 class EtcdAccess(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     """Who the appliance is to the etcd of scenarios with a [lease]; which etcd that is, they say."""
 
@@ -46,6 +54,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=Tr
     window_bytes: Size = Size(16 << 30)  # undo and journal for that, per scenario; the oldest points go first
     reserve: Size = Size(1 << 30)  # stays free on the store's disk: below it points go, below half nothing is received
     limits: list[ScenarioLimits] = []
+    target: list[Target] = []
     journal_key: str = ""  # encrypts journals and undo from now on: a file, or credential:NAME
     journal_old_keys: list[str] = []  # only for reading what was encrypted with them
     tests_at_once: int = 1  # test boots, of all scenarios together
@@ -75,6 +84,21 @@ def rules(clean: Clean) -> Iterator[Mistake]:
         yield from positive(table, f"limits[{index}]", "window", "window_bytes")
     names = ((f"limits[{i}].scenario", table["scenario"]) for i, table in enumerate(limits) if "scenario" in table)
     yield from schema.repeated(names)
+    yield from _targets(clean.get("target", []))
+
+
+def _targets(tables: list[Clean]) -> Iterator[Mistake]:
+    for index, table in enumerate(tables):
+        yield from absolute(table, f"target[{index}]", "device")
+    yield from schema.repeated(
+        (f"target[{i}].device", one["device"]) for i, one in enumerate(tables) if "device" in one
+    )
+    disks = (
+        (f"target[{i}].disk", f"{one['scenario']}/{one['disk']}")
+        for i, one in enumerate(tables)
+        if "scenario" in one and "disk" in one
+    )
+    yield from schema.repeated(disks)
 
 
 def _old_keys(clean: Clean) -> Iterator[tuple[str, str]]:

@@ -318,7 +318,7 @@ def run(config_path: Path) -> int:
     handlers: dict[str, local.Handler] = {
         "status": lambda: msgspec.to_builtins(appliance.status()),
         **SwitchVerbs(appliance.warden).handlers(),
-        **PointVerbs(appliance.replica).handlers(),
+        **PointVerbs(appliance.replica, appliance.order).handlers(),
         **TestVerbs(appliance.tester).handlers(),
         **Importer(config, appliance.replace).handlers(),
     }

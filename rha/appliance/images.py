@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from rha.appliance import catalog, guard
+from rha.appliance import catalog, guard, target
 from rha.appliance.checkpoint import Checkpoint
 from rha.appliance.config import Config, limits_of
 from rha.appliance.history import History
@@ -71,19 +71,34 @@ class Images:
 
     def base_specs(self) -> list[ImageSpec]:
         """The images in the order of the scenario's disks."""
-        form = self._config.image_format
-        return [ImageSpec(d.name, self.folder / "images" / f"{d.name}.{form}", form) for d in self.applied_state.disks]
+        return [self._base_spec(disk.name) for disk in self.applied_state.disks]
+
+    def _base_spec(self, disk: str) -> ImageSpec:
+        form = "raw" if self._device_of(disk) else self._config.image_format
+        return ImageSpec(disk, self.folder / "images" / f"{disk}.{form}", form)
+
+    def _device_of(self, disk: str) -> str | None:
+        return target.device_of(self._config, self.folder.name, disk)
+
+    def first_state(self, state: StreamState) -> StreamState:
+        """The state that a first greeting leads to: what a device of its own holds must be compared."""
+        disks = tuple(
+            msgspec.structs.replace(disk, phase="stale") if self._device_of(disk.name) else disk for disk in state.disks
+        )
+        return msgspec.structs.replace(state, disks=disks)
 
     def specs(self) -> list[ImageSpec]:
         """What is written to: the images, or the overlays that guard them."""
         bases = self.base_specs()
         return [guard.overlay_of(spec) for spec in bases] if self.guard and not self.guard.on_base else bases
 
-    def open(self) -> None:
-        """Raises StorageError."""
+    def open(self, *, first: bool = False) -> None:
+        """`first`: there are no images yet. Raises StorageError; of a device also DeviceError, StateError."""
         catalog.make_folder(self.folder / "images")
         for spec, disk in zip(self.base_specs(), self.applied_state.disks, strict=True):
-            if not spec.path.exists() and disk.phase == "new":
+            if device := self._device_of(disk.name):
+                (target.begin if first else target.go_on)(spec.path, device, disk.bytes)
+            elif not spec.path.exists() and disk.phase == "new":
                 formats.create(spec.path, disk.bytes, self._config.image_format)
         self._files.open(self.specs())
 
@@ -96,7 +111,7 @@ class Images:
         self.applied_state = state
         try:
             self._open_history()
-            self.open()
+            self.open(first=True)
             catalog.save_stream(self.folder, state)
         except RhaError:
             self._files.close()

@@ -170,6 +170,7 @@ class Intake:
         self._guard_before(hello)
         state = fold(self.state, header, hello)
         if not self.state.disks:
+            state = self._images.first_state(state)
             self._images.open_first(state)
         self._journal.append([raw])
         self.state = state

@@ -28,6 +28,7 @@ _NOTES = "mounted.json"
 _OPTIONS = {"xfs": "ro,nouuid"}
 _NOT_FILES = ("swap", "LVM2_member", "linux_raid_member", "crypto_LUKS", "zfs_member")
 _SECTOR = 512
+_BTRFS_DEVICES_AT = 0x10000 + 0x88  # num_devices of struct btrfs_super_block (include/uapi/linux/btrfs_tree.h)
 
 
 class FileSystem(NamedTuple):
@@ -111,6 +112,8 @@ class Mounted(RawFiles):
         words = ["losetup", "--find", "--show", "--offset", str(found.offset), "--sizelimit", str(found.bytes)]
         loop = _run([*words, str(found.file)]).strip()
         stack.callback(_run, ["losetup", "--detach", loop])
+        if found.kind == "btrfs":
+            _give_own_name(Path(loop))
         self._note(loops=[loop], directories=[str(where)])
         if not where.exists():
             where.mkdir()
@@ -128,6 +131,19 @@ class Mounted(RawFiles):
         for where in self.directories:
             self._unmount(Path(where))
         super().close()
+
+
+def _give_own_name(loop: Path) -> None:
+    """The kernel mounts one btrfs of a UUID at a time, whatever it is mounted with: a second point of it, or the
+    master's own, would be refused as existing. The overlay gets another one (its metadata keep theirs). One of several
+    disks is left alone: btrfstune would look for the others, and change those too. Where it cannot be done, mount says
+    what is in the way."""
+    with loop.open("rb") as file:
+        file.seek(_BTRFS_DEVICES_AT)
+        is_alone = int.from_bytes(file.read(8), "little") == 1
+    with suppress(FileNotFoundError):
+        if is_alone:
+            subprocess.run(["btrfstune", "-f", "-m", str(loop)], capture_output=True, check=False)
 
 
 def _stop(keeper: ThreadPoolExecutor, daemon: StorageDaemon) -> None:

@@ -205,6 +205,10 @@ class PointKeeper:
         place = self.find(at)
         return self.add(Bookmark(name=name, lsn=place.lsn, time=place.time, created=time.time(), by=by))
 
+    def check_name(self, name: str) -> None:
+        """Raises StateError when a bookmark of this name would be refused now."""
+        points.check_name(name, self._bookmarks)
+
     def add(self, bookmark: Bookmark) -> Bookmark:
         """Raises StateError when its name is taken or cannot be one, StorageError."""
         with self._lock:

@@ -26,15 +26,15 @@ BOOKMARK_NAME = re.compile(r"[a-z][a-z0-9._-]{0,62}")
 
 
 class Bookmark(msgspec.Struct, kw_only=True, frozen=True):
-    """A named LSN. `time`: the master's clock there; `created`, `by`: when and by whom it was set. `quiet`: the
-    master's file systems were frozen."""
+    """A named LSN. `time`: the master's clock there; `created`, `by`: when and by whom it was set. `quiesced`: what was
+    brought to a clean state on the master for it, in sentences; empty: nothing, as a power cut would leave it."""
 
     name: str
     lsn: int
     time: float
     created: float
     by: str = ""
-    quiet: bool = False
+    quiesced: list[str] = []
 
 
 class Wanted(NamedTuple):

@@ -38,6 +38,8 @@ from rha.scenario import Scenario
 from rha.wire.frames import Header
 from rha.wire.messages import Heartbeat, Hello, Welcome
 
+_POLL_SECONDS = 0.02
+
 
 class Replica:
     """Raises StorageError when something on disk is damaged or in use, ConfigError when a key is missing."""
@@ -200,6 +202,18 @@ class Replica:
     @property
     def durable_lsn(self) -> int:
         return self._intake.state.lsn
+
+    def wait_durable(self, lsn: int, seconds: float) -> bool:
+        """Until everything below an LSN is on stable storage. False when the time is over."""
+        until = time.monotonic() + seconds
+        end: int | None = None  # of the journal, once it holds that LSN
+        while end is None or self._journal.durable < end:
+            if end is None and self._intake.state.lsn >= lsn:
+                end = self._journal.end
+            if time.monotonic() > until:
+                return False
+            time.sleep(_POLL_SECONDS)
+        return True
 
     def spool_bytes(self) -> int:
         """Durable and not yet applied."""

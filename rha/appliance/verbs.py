@@ -6,16 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rha.appliance import quiesced
 from rha.appliance.pointkeeper import PointKeeper, answer
+from rha.appliance.quiesced import Order
 from rha.appliance.replica import Replica
 from rha.control.local import Handler
 
 
 class PointVerbs:
-    """`replica_of(scenario)` raises StateError when it is not here."""
+    """`replica_of(scenario)` raises StateError when it is not here; `order(scenario, verb, limit, …)` has the engine of
+    its master do something."""
 
-    def __init__(self, replica_of: Callable[[str], Replica]) -> None:
-        self._replica_of = replica_of
+    def __init__(self, replica_of: Callable[[str], Replica], order: Order) -> None:
+        self._replica_of, self._order = replica_of, order
 
     def handlers(self) -> dict[str, Handler]:
         return {
@@ -35,7 +38,11 @@ class PointVerbs:
     def points(self, scenario: str) -> Any:
         return answer(self._keeper(scenario).list())
 
-    def bookmark(self, scenario: str, name: str, at: str = "now", by: str = "", drop: bool = False) -> Any:
+    def bookmark(
+        self, scenario: str, name: str, at: str = "now", by: str = "", drop: bool = False, quiesce: bool = False
+    ) -> Any:
+        if quiesce:
+            return answer(quiesced.bookmark(self._replica_of(scenario), self._order, name, by))
         keeper = self._keeper(scenario)
         if drop:
             keeper.drop_bookmark(name)

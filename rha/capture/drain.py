@@ -6,7 +6,7 @@ A disk with a request queue, the safest way that it offers:
    done, and thaws it again inside the same system call. A kill at any moment leaves at worst one request fewer in a
    queue of hundreds.
 2. *File-system freeze* (FIFREEZE, FITHAW). Whoever is killed between the two calls leaves the master hanging, so a
-   small process of its own session does it and nothing else (csrc has no part in this).
+   small process of its own session does it and nothing else (rha/capture/freezer.py).
 3. *Waiting until `inflight` is 0*: for a raw device without either; may never happen under load, so it is bounded.
 
 A bio-based disk (device mapper, md, zram) has no queue to freeze, but the probe keeps each of its writes until it ends
@@ -19,8 +19,6 @@ from __future__ import annotations
 
 import os
 import stat
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,22 +26,14 @@ from typing import Any
 
 from rha.capture import stack
 from rha.capture.device import Device
+from rha.capture.freeze import freeze_once
+from rha.capture.mounts import MOUNTS, mounted
 from rha.errors import DeviceError
 
-_MOUNTS = Path("/proc/self/mountinfo")
-_FREEZE_SECONDS, _INFLIGHT_SECONDS, _POLL_SECONDS = 60.0, 30.0, 0.002
+_INFLIGHT_SECONDS, _POLL_SECONDS = 30.0, 0.002
 _FLIGHT_SECONDS = 60.0  # twice the time after which the kernel begins to give a SCSI command up
 _IDLE_SECONDS = 1.0
 PROBE_SECONDS = 0.02  # longer than any run of the probe: microseconds, with preemption off
-
-_FREEZER = """
-import fcntl, os, signal, sys
-signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-for path in sys.argv[1:]:
-    fd = os.open(path, os.O_RDONLY)
-    fcntl.ioctl(fd, 0xC0045877, 0)  # FIFREEZE
-    fcntl.ioctl(fd, 0xC0045878, 0)  # FITHAW
-"""
 
 
 def drain(device: Device) -> str:
@@ -55,7 +45,7 @@ def drain(device: Device) -> str:
         return "queue freeze"
     mounts = mount_points(device)
     if mounts:
-        freeze_file_systems(mounts)
+        freeze_once(mounts)
         return "file-system freeze"
     wait_inflight(device)
     return "no requests in flight"
@@ -77,20 +67,13 @@ def freeze_queue(queue: Path) -> bool:
     return True
 
 
-def mount_points(device: Device, mounts: Path = _MOUNTS) -> list[str]:
+def mount_points(device: Device, file: Path = MOUNTS) -> list[str]:
     """One mount point of a file system on the device, or none. By the device's number, and by what it was mounted from:
     btrfs shows a number of its own."""
-    for line in mounts.read_text().splitlines():
-        fields = line.split(" ")
-        source = _plain(fields[fields.index("-") + 2])
-        if fields[2] == device.numbers or _numbers(source) == device.numbers:
-            return [_plain(fields[4])]
+    for mount in mounted(file):
+        if mount.numbers == device.numbers or _numbers(mount.source) == device.numbers:
+            return [mount.point]
     return []
-
-
-def _plain(field: str) -> str:
-    """mountinfo writes blanks and backslashes as octal escapes."""
-    return field.encode().decode("unicode_escape")
 
 
 def _numbers(path: str) -> str:
@@ -100,29 +83,6 @@ def _numbers(path: str) -> str:
     except OSError:
         return ""
     return f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}" if stat.S_ISBLK(status.st_mode) else ""
-
-
-def freeze_file_systems(mounts: list[str]) -> None:
-    """Freezes and thaws each file system once, in a process that outlives us.
-
-    Raises DeviceError when it fails or does not end in time.
-    """
-    helper = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", _FREEZER, *mounts],
-        start_new_session=True,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    try:
-        _, errors = helper.communicate(timeout=_FREEZE_SECONDS)
-    except subprocess.TimeoutExpired as error:
-        raise DeviceError(
-            f"{', '.join(mounts)} cannot be frozen", cause=f"not done after {_FREEZE_SECONDS} s", hint="dmesg | tail"
-        ) from error
-    if helper.returncode:
-        last = errors.decode(errors="replace").strip().splitlines()[-1:]
-        raise DeviceError(f"{', '.join(mounts)} cannot be frozen", cause=" ".join(last), hint="findmnt")
 
 
 def wait_inflight(device: Device, seconds: float = _INFLIGHT_SECONDS) -> None:
@@ -172,7 +132,7 @@ def _settle(device: Device, since_ns: int, check: Callable[[], None]) -> str:
             pass  # busy: the next way
     mounts = mount_points(device)
     if mounts:
-        freeze_file_systems(mounts)
+        freeze_once(mounts)
         return "file-system freeze"
     while time.monotonic() < since_ns / 1e9 + _FLIGHT_SECONDS:
         check()

@@ -10,8 +10,8 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Sequence
 
-from rha.capture import drain
 from rha.capture.device import Device
+from rha.capture.freeze import freeze_once
 from rha.capture.location import mounts_over
 from rha.errors import DeviceError
 from rha.units import show_seconds
@@ -44,7 +44,7 @@ def _frozen(mounts: Sequence[str]) -> list[str]:
     done = []
     for mount in mounts:
         try:
-            drain.freeze_file_systems([mount])
+            freeze_once([mount])
             done.append(mount)
         except DeviceError:
             continue

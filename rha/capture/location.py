@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
-import re
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from rha.capture.device import SYS_BLOCK, Device, lookup
+from rha.capture.mounts import Mount, mounted
 from rha.errors import DeviceError, RhaError, StorageError
 
 # File systems without a disk of this host below them.
 _DISKLESS = ("tmpfs", "ramfs", "nfs", "nfs4", "cifs", "smb3", "9p", "virtiofs", "ceph")
-_MOUNTS = Path("/proc/self/mountinfo")
+_LOOP_GET_STATUS64, _LOOP_INFO_BYTES = 0x4C05, 232  # include/uapi/linux/loop.h
 _BTRFS = Path("/sys/fs/btrfs")
 
 
@@ -62,38 +65,38 @@ def _of_file_system(folder: Path, number: str) -> Iterator[str]:
         raise StorageError("unknown disks", cause=f"a file system of type {kind} does not say on which disks it is")
 
 
+def devices_of(mount: Mount) -> list[Device]:
+    """All devices that carry a mounted file system, as `devices_below`; none when it is on no block device of its own.
+
+    Raises StorageError when that cannot be told, OSError when something vanishes meanwhile.
+    """
+    found: dict[str, Device] = {}
+    if (SYS_BLOCK / mount.numbers).exists():
+        _descend(mount.numbers, found)
+    elif mount.kind == "btrfs":
+        for number in _of_btrfs(mount.source):
+            _descend(number, found)
+    return list(found.values())
+
+
 def mounts_over(watched: Iterable[Device]) -> list[str]:
     """One mount point of each file system that lies on one of these devices, or of which that is not known, in the
     order of mounting. None of the mounts is touched: one whose server hangs (NFS, FUSE) would keep us for ever."""
     devices, found = list(watched), dict[str, str]()
-    for line in _MOUNTS.read_text().splitlines():
-        fields, _, rest = line.partition(" - ")
-        number, point = fields.split()[2], _plain(fields.split()[4])
-        if number in found:
-            continue
-        if _may_lie_on(devices, _of_mount(number, *rest.split()[:2])):
-            found[number] = point
+    for mount in mounted():
+        if mount.numbers not in found and _may_lie_on(devices, mount):
+            found[mount.numbers] = mount.point
     return list(found.values())
 
 
-def _may_lie_on(devices: list[Device], numbers: Iterable[str]) -> bool:
-    below: dict[str, Device] = {}
+def _may_lie_on(devices: list[Device], mount: Mount) -> bool:
     try:
-        for number in numbers:
-            _descend(number, below)
+        below = devices_of(mount)
     except StorageError:
         return True
     except OSError:  # a loop device whose file was removed: it lies on nothing that has a name
         return False
-    return any(device.overlaps(one.dev, one.start, one.sectors) for device in devices for one in below.values())
-
-
-def _of_mount(number: str, kind: str, source: str) -> Iterator[str]:
-    """`major:minor` of the devices of a mounted file system; none when it lies on no block device."""
-    if (SYS_BLOCK / number).exists():
-        yield number
-    elif kind == "btrfs":
-        yield from _of_btrfs(source)
+    return any(device.overlaps(one.dev, one.start, one.sectors) for device in devices for one in below)
 
 
 def type_of(folder: Path) -> str:
@@ -102,21 +105,14 @@ def type_of(folder: Path) -> str:
 
 
 def _mount(folder: Path) -> tuple[str, str]:
-    """Type and source of the file system that is mounted over a folder (proc_pid_mountinfo(5)). By its path: btrfs
-    shows stat another number than its mount has."""
+    """Type and source of the file system that is mounted over a folder. By its path: btrfs shows stat another number
+    than its mount has."""
     best, found = -1, ("", "")
-    for line in _MOUNTS.read_text().splitlines():
-        fields, _, rest = line.partition(" - ")
-        point = Path(_plain(fields.split()[4]))
+    for mount in mounted():
+        point = Path(mount.point)
         if folder.is_relative_to(point) and len(point.parts) >= best:  # the later of two on one point is the upper one
-            kind, source = rest.split()[:2]
-            best, found = len(point.parts), (kind, source)
+            best, found = len(point.parts), (mount.kind, mount.source)
     return found
-
-
-def _plain(field: str) -> str:
-    """mountinfo writes blanks and backslashes as octal escapes."""
-    return re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), field)
 
 
 def _of_btrfs(source: str) -> Iterator[str]:
@@ -142,5 +138,19 @@ def _descend(number: str, found: dict[str, Device]) -> None:
         _descend((slave / "dev").read_text().strip(), found)
     backing = device.queue.parent / "loop/backing_file"
     if backing.exists():
-        for below in devices_below(Path(backing.read_text().strip()).parent):
+        for below in _below_loop(device, Path(backing.read_text().strip())):
             found.setdefault(below.numbers, below)
+
+
+def _below_loop(device: Device, file: Path) -> list[Device]:
+    """What carries a loop device's file; also when that, and its folder, have been deleted."""
+    with contextlib.suppress(FileNotFoundError):
+        return devices_below(file.parent)
+    with open(device.path, "rb") as loop:
+        status = fcntl.ioctl(loop, _LOOP_GET_STATUS64, bytes(_LOOP_INFO_BYTES))
+    on = int.from_bytes(status[:8], sys.byteorder)  # lo_device, as stat shows it
+    number = f"{os.major(on)}:{os.minor(on)}"
+    for mount in mounted():
+        if mount.numbers == number:
+            return devices_of(mount)
+    raise StorageError("unknown disks", cause=f"{device.path}: its file {file} is on no file system mounted here")

@@ -10,7 +10,7 @@ import click
 
 from rha import pointsview
 from rha.cli import ask
-from rha.filediff import changed_files
+from rha.filediff import changed_files, shown
 
 
 @click.command()
@@ -34,7 +34,7 @@ def command(scenario: str, point: str, other: str, files: bool, as_json: bool) -
     for line in pointsview.difference(answer):
         click.echo(line)
     for sign, path in answer.get("files", []):
-        click.echo(f"  {sign} {path}")
+        click.echo(f"  {sign} {shown(path)}")
 
 
 def _files(scenario: str, first: str, second: str) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ import click
 from rha import pointsview
 from rha.cli import ask
 from rha.errors import StateError, StorageError
+from rha.inside import inside
 
 
 @click.command()
@@ -31,7 +32,7 @@ def command(scenario: str, file: Path, target: Path, at: str) -> None:
     if os.path.lexists(target):
         raise StateError(f"{target} exists already", cause="nothing is overwritten", hint="choose another name")
     with tempfile.TemporaryDirectory(prefix="rha-restore-") as folder, ask.opened(scenario, at, folder) as point:
-        source = Path(folder, str(file).lstrip("/"))
+        source = _source(Path(folder), str(file), len(point["mounts"]))
         if not os.path.lexists(source):
             raise StateError(f"{file} is not in the point", cause=_there_is(Path(folder), source))
         copied = subprocess.run(
@@ -45,6 +46,14 @@ def command(scenario: str, file: Path, target: Path, at: str) -> None:
                 f"{file} could not be copied", cause=copied.stderr.strip(), hint=f"df -h {target.parent}"
             )
     click.echo(f"{target} is {file} at {pointsview.place(point['lsn'], point['time'])}")
+
+
+def _source(folder: Path, file: str, file_systems: int) -> Path:
+    """Links lead within their own file system: which other one was mounted where is not known here."""
+    first, _, rest = file.lstrip("/").partition("/")
+    if file_systems > 1 and rest and first not in ("", ".", ".."):
+        return inside(folder / first, rest)
+    return inside(folder, file)
 
 
 def _there_is(top: Path, source: Path) -> str:

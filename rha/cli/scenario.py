@@ -54,8 +54,25 @@ def _check_here(scenario: Scenario) -> None:
         raise refusal
     if scenario.lease and (refusal := _why_no_lease(scenario.lease)):
         raise refusal
+    for warning in _never_frozen(scenario):
+        click.echo(f"warning: {warning}", err=True)
     files = scenario.appliance
     tls.client_context(Path(files.ca), Path(files.certificate), Path(files.key))
+
+
+def _never_frozen(scenario: Scenario) -> list[str]:
+    """Mounted file systems at which `rha bookmark --quiesce` would fail."""
+    from rha.capture import above, device
+    from rha.engine.quiesce import is_left
+
+    if scenario.quiesce is None:
+        return []
+    systems = above.file_systems_on([device.lookup(disk.device) for disk in scenario.disk])
+    return [
+        f"{system.point} ({system.mounts[0].kind}) cannot be frozen: name it in quiesce.leave"
+        for system in systems
+        if system.mounts[0].kind in above.UNFREEZABLE and not is_left(system, scenario.quiesce.leave)
+    ]
 
 
 def _why_no_lease(lease: Lease) -> RhaError | None:

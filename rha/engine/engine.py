@@ -19,6 +19,7 @@ from rha.engine.attach import Attached
 from rha.engine.disks import Disks, Loss
 from rha.engine.history import History
 from rha.engine.life import Life, life_of, look
+from rha.engine.quiesce import Quiescer
 from rha.engine.release import Release
 from rha.engine.resync import Round
 from rha.engine.session import Refused, Session
@@ -56,6 +57,7 @@ class Engine:
         self._greeted = False  # the last attempt to connect came as far as a welcome
         self._stop = threading.Event()
         self.backlog, self._spooler = spooler.prepare(scenario, self.capture, self._spool_moved)
+        self.quiescer = Quiescer(scenario, self.capture.devices, self.position, self._is_ordered)
 
     # Sessions -------------------------------------------------------------------------------------------------
 
@@ -321,12 +323,16 @@ class Engine:
             with self._lock:
                 self._hold_rounds_until = 0.0
 
+    def _is_ordered(self) -> bool:
+        with self._lock:
+            return self._round is None and self.disks.all_ordered()
+
     def verify(self) -> dict[str, Any]:
         """Compares every disk with its image. Raises StateError when a resync runs or no appliance is connected."""
         with self._lock:
             if self._session is None:
                 raise StateError("no appliance is connected", cause=self._link_why, hint="rha status")
-            if self._round or not self.disks.all_ordered():
+            if not self._is_ordered():
                 raise StateError(
                     "the disks are not in write order yet", cause="a sync is due or running", hint="rha status"
                 )

@@ -21,7 +21,7 @@ def handlers(engine: Engine) -> dict[str, Handler]:
         now, lsn = engine.position()
         return {"time": now, "lsn": lsn}
 
-    given = {"position": position}
+    given: dict[str, Handler] = {"position": position, "quiesce": engine.quiescer.run}
     return {**given, **_release(engine, engine.release)} if engine.release else given
 
 

@@ -211,7 +211,8 @@ def _image_words(node: str, image: ImageSpec) -> list[str]:
 
     detect-zeroes stays off: it scans every write, and zeros reach us as such (discards, write-zeroes, sync ranges).
     """
-    file = {"driver": "file", "filename": str(image.path.absolute()), "aio": "threads", "discard": "unmap"}
+    driver = "host_device" if image.path.is_block_device() else "file"
+    file = {"driver": driver, "filename": str(image.path.absolute()), "aio": "threads", "discard": "unmap"}
     top = _json(driver=image.format, file=file, discard="unmap", **{"node-name": node})
     return ["--blockdev", top]
 

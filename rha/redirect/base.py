@@ -84,7 +84,7 @@ class Deadline:
         """Seconds left, more than zero. Raises StateError when the limit has passed."""
         left = self._until - time.monotonic()
         if left <= 0:
-            raise StateError(f"not done within {show_seconds(self.seconds)}", hint="`limit` of the redirection")
+            raise StateError(f"not done within {show_seconds(self.seconds)}", hint="`limit` in the scenario")
         return min(left, at_most)
 
     def pause(self, seconds: float) -> None:

@@ -22,15 +22,13 @@ import stat
 import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 from rha.capture.device import Device
+from rha.capture.mounts import Mount, mounted
 from rha.capture.stack import read
 from rha.sync.plan import BLOCK_BYTES
 from rha.units import show_bytes
-
-MOUNTS = Path("/proc/self/mountinfo")
 
 _GETFSMAP = 0xC0C0583B  # _IOWR('X', 59, struct fsmap_head)
 _HEAD, _RECORD = struct.Struct("<IIII48x"), struct.Struct("<IIQQQQ24x")
@@ -41,15 +39,6 @@ _U32, _U64 = (1 << 32) - 1, (1 << 64) - 1
 _SECTOR = 512
 
 Range = tuple[int, int]  # offset, length in bytes
-
-
-class Mount(NamedTuple):
-    """A mounted file system: `numbers` (major:minor) of what the kernel says it is on, `source` as it was mounted."""
-
-    numbers: str
-    point: str
-    kind: str
-    source: str
 
 
 class Part(NamedTuple):
@@ -77,7 +66,7 @@ def look(device: Device, check: Callable[[], None] = lambda: None) -> FreeSpace:
 
     Never fails for a disk that cannot say: then nothing is free, and the sentence says why.
     """
-    mounts = mounted(MOUNTS.read_text())
+    mounts = mounted()
     found: list[Range] = []
     said = []
     for part in parts(device):
@@ -169,22 +158,6 @@ def _sync(directory: int, check: Callable[[], None]) -> None:
         check()
     if failure:
         raise _Unanswered(f"it cannot be synced ({os.strerror(failure[0])})")
-
-
-def mounted(mountinfo: str) -> list[Mount]:
-    """Every mounted file system, as proc_pid_mountinfo(5) lists them."""
-    found = []
-    for line in mountinfo.splitlines():
-        fields = line.split(" ")
-        dash = fields.index("-")
-        point, source = (_plain(field) for field in (fields[4], fields[dash + 2]))
-        found.append(Mount(fields[2], point, fields[dash + 1], source))
-    return found
-
-
-def _plain(field: str) -> str:
-    """Blanks, line ends and backslashes stand as octal escapes."""
-    return field.encode("latin-1", "surrogateescape").decode("unicode_escape") if "\\" in field else field
 
 
 def parts(device: Device) -> list[Part]:

@@ -17,6 +17,7 @@ from rha.appliance.replica import Replica
 from rha.appliance.verbs import PointVerbs
 from rha.cli.main import run
 from rha.control import local
+from rha.errors import StateError
 from rha.wire.frames import FrameType
 
 pytestmark = pytest.mark.root
@@ -65,9 +66,14 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, states: Two) -> Iterat
             data = states.second[at : at + 4096]
             master.data(FrameType.RECORDS, record(WRITE, 0, at // 512, 4096, data))
     master.settle()
-    with local.serve(local.RUN_DIR / "appliance.sock", PointVerbs(lambda name: replica).handlers()):
+    verbs = PointVerbs(lambda name: replica, no_engine)
+    with local.serve(local.RUN_DIR / "appliance.sock", verbs.handlers()):
         yield Site(replica, master, before, states)
     replica.close()
+
+
+def no_engine(scenario: str, verb: str, limit: float | None, **words: object) -> object:
+    raise StateError(f"the master of {scenario} is not connected")
 
 
 class Site(NamedTuple):
@@ -174,6 +180,9 @@ def test_bookmarks(site: Site, capsys: Output) -> None:
     assert "every write of the last" in shown
     assert f"bookmark before-update: LSN {site.before}" in shown
     assert site.replica.points.find("before-update").lsn == site.before
+    assert run(["bookmark", "web1", "quiet", "--quiesce"]) == 9
+    assert "the master of web1 is not connected" in capsys.readouterr().err
+    assert run(["bookmark", "web1", "quiet", "--quiesce", "--at", "10min"]) == 2
     assert run(["bookmark", "web1", "before-update", "--drop"]) == 0
     assert run(["bookmark", "web1", "before-update", "--drop"]) == 9
 

@@ -94,7 +94,7 @@ def test_failover_to_an_earlier_point(site: Site, tmp_path: Path) -> None:
     master.churn(draw, 30)
     master.settle()
     wanted = draw.choice(master.boundaries[:100])
-    vm = Vm(firmware="bios", accelerator="tcg")
+    vm = Vm(firmware="bios", bus="virtio", accelerator="tcg")
     site.replica._intake.scenario = msgspec.structs.replace(site.replica.scenario, vm=vm)
     ahead = site.verbs.failover(NAME, dry_run=True, at=str(wanted))
     assert any(f"shown as they were at LSN {wanted} (" in step for step in ahead["steps"])

@@ -8,7 +8,7 @@ import struct
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rha.sync.freespace import Mount, free_records, merged, mounted, whole_blocks
+from rha.sync.freespace import free_records, merged, whole_blocks
 from rha.sync.plan import BLOCK_BYTES
 
 RANGES = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 20)), max_size=12)
@@ -50,14 +50,3 @@ def test_a_block_counts_only_when_all_of_it_is_free(ranges: list[tuple[int, int]
         if any(o <= block * BLOCK_BYTES and (block + 1) * BLOCK_BYTES <= o + length for o, length in apart)
     }
     assert {block for first, count in whole_blocks(apart) for block in range(first, first + count)} == wanted
-
-
-def test_mounts_are_found_with_their_strange_names() -> None:
-    text = (
-        "36 35 98:0 /sub /mnt/with\\040blank rw,noatime master:1 - ext3 /dev/root rw,errors=continue\n"
-        "40 35 0:46 / /data rw shared:7 master:1 - btrfs /dev/loop3 rw\n"
-    )
-    assert mounted(text) == [
-        Mount("98:0", "/mnt/with blank", "ext3", "/dev/root"),
-        Mount("0:46", "/data", "btrfs", "/dev/loop3"),
-    ]
