@@ -49,7 +49,10 @@ printf '%s' "$out"
 
 class Machine:
     """`cpus` × `memory_mib` of Debian 12. Its system disk is an overlay that lives as long as the object: a power cut
-    keeps what was written, another machine never sees it. `run` and the like may be called from any thread."""
+    keeps what was written, another machine never sees it. `run` and the like may be called from any thread.
+
+    With a `system` of its own (raw, bootable by BIOS, with the lab's agent inside) nothing is laid over that file, and
+    it stays."""
 
     def __init__(
         self,
@@ -60,22 +63,25 @@ class Machine:
         cards: Sequence[Card] = (USER,),
         memory_mib: int = 1024,
         cpus: int = 1,
+        system: Path | None = None,
     ) -> None:
         """`folder` takes the overlay and the console's log, `NAME.console`. Raises HostError, VmError."""
-        base = image.base()
+        base = None if system else image.base()
         self.name, self.folder = name, folder
         self.console = folder / f"{name}.console"
-        system = folder / f"{name}.qcow2"
-        _tool("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(base.disk), str(system))
+        self._overlay = folder / f"{name}.qcow2"
+        if base:
+            _tool("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(base.disk), str(self._overlay))
         self._hardware = qemu.Hardware(
             name=name,
             accelerator=accelerator.choose().name,
             memory_mib=memory_mib,
             cpus=cpus,
-            kernel=base.kernel,
-            initrd=base.initrd,
-            system=system,
-            tree=image.tree(),
+            kernel=base.kernel if base else None,
+            initrd=base.initrd if base else None,
+            system=system or self._overlay,
+            format="raw" if system else "qcow2",
+            tree=image.tree() if base else None,
             console=self.console,
             disks=tuple(disks),
             cards=tuple(cards),
@@ -168,6 +174,11 @@ class Machine:
     def is_on(self) -> bool:
         """QEMU runs."""
         return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int | None:
+        """QEMU's; None when the machine was not started, or its end was noticed."""
+        return self._process.pid if self._process else None
 
     # Commands -------------------------------------------------------------------------------------------------
 
@@ -267,7 +278,7 @@ class Machine:
         """Cuts the power and removes the overlay; the console's log stays with the folder."""
         self.cut_power()
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._hardware.system)
+            os.unlink(self._overlay)
 
     def __enter__(self) -> Self:
         return self
