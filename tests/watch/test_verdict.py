@@ -85,6 +85,13 @@ def test_old_evidence_is_asked_for_again():
     assert (verdict.action, verdict.ask) == (Action.NONE, True)
 
 
+def test_a_round_that_lasts_longer_than_the_limit_is_evidence_all_the_same():
+    """A host without power answers nothing: every attempt runs into its time limit, by default for 8 s in all."""
+    slow = replace(SEEN, heartbeat_age=14.0, round=Round(8.5, (DOWN,), took=8.0))
+    assert judge(slow).action == Action.FAILOVER
+    assert judge(replace(slow, round=Round(13.5, (DOWN,), took=8.0))).why.endswith("5.5 s ago; asking again")
+
+
 def test_a_lost_link_is_looked_at_again():
     assert judge(replace(SEEN, heartbeat_age=60.0, round=Round(30.0, (UP,)))).ask
     assert not judge(replace(SEEN, round=Round(1.0, (UP,)))).ask
