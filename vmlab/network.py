@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -117,7 +118,11 @@ class Segment:
         return tap
 
     def close(self) -> None:
-        """Bridge and taps go with the last descriptor."""
+        """Bridge and taps go with the last descriptor, when the kernel gets to it. Cables go at once: their far ends are
+        in other networks."""
+        for number in range(1, self._cables + 1):
+            with contextlib.suppress(HostError):  # gone with its other end
+                self.ip("link", "delete", f"cable{number}")
         for tap in self._taps:
             os.close(tap)
         os.close(self._namespace)
