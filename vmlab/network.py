@@ -118,8 +118,8 @@ class Segment:
         return tap
 
     def close(self) -> None:
-        """Bridge and taps go with the last descriptor, when the kernel gets to it. Cables go at once: their far ends are
-        in other networks."""
+        """Bridge and taps go with the last descriptor, some time later. Cables go at once: their far ends are in other
+        networks."""
         for number in range(1, self._cables + 1):
             with contextlib.suppress(HostError):  # gone with its other end
                 self.ip("link", "delete", f"cable{number}")
