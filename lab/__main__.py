@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import signal
 import sys
 import time
@@ -18,7 +19,7 @@ from typing import Any
 
 from demo import hypervisor
 from demo.narrator import Narrator
-from lab import LOGS, RESULT, result
+from lab import LOGS, REST, RESULT, result
 from lab.result import Result
 from lab.scenes import SCENES, Scene
 from lab.stage import Stage
@@ -41,6 +42,8 @@ def main(words: Sequence[str]) -> int:
         LOGS.mkdir(parents=True, exist_ok=True)
         with _alone(), ExitStack() as stack:
             stack.enter_context(hypervisor.running(LOGS))
+            shutil.rmtree(REST, ignore_errors=True)  # of a run that was killed
+            stack.callback(shutil.rmtree, REST, ignore_errors=True)
             return _play(words or list(SCENES), Narrator())
     except RhaError as error:
         print(error, file=sys.stderr)

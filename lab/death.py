@@ -14,12 +14,7 @@ from lab.stage import Stage
 from rha.errors import StateError
 from rha.units import show_bytes, show_seconds
 
-STEPS = (
-    *("fence", "stop-receiving", "apply-spool", "close-images", "make-overlay"),
-    *("define-domain", "start-domain", "wait-ready", "redirect", "record"),
-)
-# Steps that last long enough to be met by somebody who looks a thousand times a second.
-MUST_DIE_IN = frozenset({"fence", "close-images", "make-overlay", "define-domain", "start-domain", "wait-ready"})
+DEATHS = 5  # at least, in as many different steps: the shortest last less than a millisecond and may be missed
 LOOK_SECONDS = 0.001
 RESTORED_SECONDS = 180.0
 FULL_SECONDS = 120.0
@@ -34,9 +29,9 @@ def in_each_step(stage: Stage, result: Result) -> None:
     failover.lose(stage.machine.cut_power, "POWER CUT of the master")
     died_in = _kill_in_each(stage)
     stage.narrator.say(f"killed and started again {len(died_in)} times: in {', '.join(died_in)}")
-    if missed := MUST_DIE_IN - set(died_in):
-        raise StateError("the appliance was not killed in every step", cause=f"never in {', '.join(sorted(missed))}")
-    failover.follow("west")
+    if len(died_in) < DEATHS or "wait-ready" not in died_in:
+        raise StateError("the appliance was not killed in enough steps", cause=f"in {', '.join(died_in) or 'none'}")
+    failover.wait_served("west")
     failover.verdict(ends=["west"])
     failover.compare_boot()
     failover.discard()

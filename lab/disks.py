@@ -32,6 +32,11 @@ class ServerDisks:
     system: Path
     data: Path
 
+    @classmethod
+    def of(cls, folder: Path) -> ServerDisks:
+        """Those of a scene's folder."""
+        return cls(folder / "system.raw", folder / "data.raw")
+
     @contextlib.contextmanager
     def mounted(self, at: Path, *, with_data: bool = True) -> Iterator[Path]:
         """The server's root inside the block. Raises DeviceError."""
@@ -51,7 +56,7 @@ def make(folder: Path, files: Mapping[str, bytes], mac: str, address: str) -> Se
 
     Raises HostError, DeviceError.
     """
-    disks = ServerDisks(folder / "system.raw", folder / "data.raw")
+    disks = ServerDisks.of(folder)
     run("cp", "--sparse=always", "--reflink=auto", str(_built()), str(disks.system))
     with disks.mounted(folder / "root", with_data=False) as root:
         image.fill(root / "opt/rha")

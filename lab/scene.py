@@ -28,7 +28,7 @@ class Failover:
     def __init__(self, stage: Stage, result: Result) -> None:
         self.stage, self.result = stage, result
         self.lost_at = 0.0
-        self._started_at = self._served_at = 0.0
+        self._started_at = 0.0  # of the domain
 
     def lose(self, act: Callable[[], object], said: str) -> None:
         """The loss happens here and now."""
@@ -53,14 +53,18 @@ class Failover:
         self.stage.narrator.say("the substitute VM is started")
 
     def wait_served(self, client: str) -> None:
-        """Until the substitute's database answers, and a client has got there by the name."""
+        """Until the substitute's database answers, and a client has got there by the name. Without `wait_start` before,
+        only the whole is measured."""
         stage, result = self.stage, self.result
-        self._served_at = stage.wait("the substitute's boot", BOOT_SECONDS, substitute.serves)
-        result.boot_seconds = self._served_at - self._started_at
-        stage.narrator.say(f"its database answers, {show_seconds(result.boot_seconds)} after its start")
+        served_at = stage.wait("the substitute's boot", BOOT_SECONDS, substitute.serves)
+        if self._started_at:
+            result.boot_seconds = served_at - self._started_at
+            stage.narrator.say(f"its database answers, {show_seconds(result.boot_seconds)} after its start")
         stage.wait(f"{client}'s way there", REDIRECT_SECONDS, lambda: stage.acknowledged(client, HOST))
         first = stage.acknowledged(client, HOST)[0].acked or 0.0
-        result.redirect_seconds, result.rto_seconds = first - self._served_at, first - self.lost_at
+        result.rto_seconds = first - self.lost_at
+        if self._started_at:
+            result.redirect_seconds = first - served_at
         where = ", ".join(stage.places.leads_to())
         rto = show_seconds(result.rto_seconds)
         stage.narrator.say(f"the name leads to {where}; the client commits there, {rto} after the loss")

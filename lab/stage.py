@@ -18,11 +18,12 @@ from typing import Literal
 from demo import hypervisor
 from demo.narrator import Narrator
 from demo.observer import Observer
-from lab import LOGS, ROOT, SCENARIO, WORK, disks, ledger, setting
+from lab import LOGS, REST, ROOT, SCENARIO, WORK, disks, ledger, setting
 from lab.disks import ServerDisks
 from lab.ledger import Attempt
 from lab.places import BITS, DNS, ETCD, HOST, MASTER, Places, wait_for
 from lab.process import Process
+from lab.rest import Rest
 from lab.seed import seed
 from lab.setting import Guard
 from rha.errors import RhaError, StateError, StorageError
@@ -33,6 +34,7 @@ from vmlab.site import Master, Site
 
 RESERVE_MIB = 256  # of the appliance's disk; below half of it nothing is received
 CLIENT_SECONDS = 60.0
+CONSISTENT_SECONDS = 120.0
 FIRST_COMMITS = 20
 Where = Literal["west", "east"]
 
@@ -53,15 +55,15 @@ class Stage:
         stack.callback(self._sweep)
         WORK.mkdir(mode=0o755)
         stack.callback(self._keep_logs)
+        self.rest = Rest(REST / guard)
         self.places = Places(stack, WORK, setting.service(guard))
         if guard == "lease":
             self.places.start_etcd()
-        more = f'scripts = "{WORK}/scripts"\nreserve = "{RESERVE_MIB}MiB"\n'
-        self.site = stack.enter_context(Site(WORK, listen=HOST, more=more))
-        if store_bytes:
-            self._mount_store(store_bytes)
+        self.site = self._make_site(store_bytes)
         self.scenario = setting.scenario(self.site.port, self.places.key, guard, ETCD, disks.CARD)
-        self.disks = self._make_server()
+        self.disks = ServerDisks.of(WORK)
+        self.machine = self._make_machine()
+        self.master = Master(self.machine, SCENARIO)
         self.site.start()
         self.observer = Observer(self.site.run_dir, SCENARIO)
         stack.callback(self.observer.stop)
@@ -78,8 +80,8 @@ class Stage:
         if WORK.exists():
             shutil.rmtree(WORK)
 
-    def _mount_store(self, size: int) -> None:
-        file, store = WORK / "store.ext4", str(self.site.store)
+    def _mount_store(self, place: Path, size: int) -> None:
+        file, store = WORK / "store.ext4", str(place)
         with file.open("xb") as handle:
             handle.truncate(size)
         disks.run("mkfs.ext4", "-q", "-m", "0", str(file))
@@ -94,51 +96,78 @@ class Stage:
             with contextlib.suppress(OSError):
                 shutil.copy(path, self.logs / path.name)
 
-    def _make_server(self) -> ServerDisks:
+    def _make_site(self, store_bytes: int) -> Site:
+        """The appliance, with what rests in its store."""
+        if self.rest.exists:
+            self.rest.lay_out(WORK)
+        more = f'scripts = "{WORK}/scripts"\nreserve = "{RESERVE_MIB}MiB"\n'
+        port = self.rest.port if self.rest.exists else 0
+        site = self._stack.enter_context(Site(WORK, listen=HOST, port=port, more=more))
+        if store_bytes:
+            self._mount_store(site.store, store_bytes)
+        if self.rest.exists:
+            self.rest.fill(site.store)
+        return site
+
+    def _make_machine(self) -> Machine:
+        """The server, off; its disks are made unless they were at rest."""
         card = self.places.west.card()
+        if not self.rest.exists:
+            disks.make(WORK, self._files(), card.mac, f"{MASTER}/{BITS}")
+        setting.write_fence(WORK / "scripts", self.disks.system)
+        data, system = [Disk("data", self.disks.data)], self.disks.system
+        machine = Machine("server", WORK, disks=data, cards=[card], memory_mib=1024, cpus=2, system=system)
+        self._stack.callback(machine.close)
+        return machine
+
+    def _files(self) -> dict[str, bytes]:
+        """What an administrator puts on the server."""
         pair = self.site.certificate(SCENARIO)
-        files = {
+        return {
             f"etc/rha/{SCENARIO}.toml": self.scenario.encode(),
             "etc/rha/pki/ca.pem": self.site.ca.read_bytes(),
             "etc/rha/pki/master.pem": pair.certificate.read_bytes(),
             "etc/rha/pki/master.key": pair.key.read_bytes(),
         }
-        made = disks.make(WORK, files, card.mac, f"{MASTER}/{BITS}")
-        setting.write_fence(WORK / "scripts", made.system)
-        data = [Disk("data", made.data)]
-        self.machine = Machine("server", WORK, disks=data, cards=[card], memory_mib=1024, cpus=2, system=made.system)
-        self.master = Master(self.machine, SCENARIO)
-        self._stack.callback(self.machine.close)
-        return made
 
-    def boot(self) -> None:
-        """The server is on, and its clock is known. Its disks have travelled before. Raises RhaError."""
+    def protected(self) -> None:
+        """The server runs in write order, with a client on its side. The first one of a run is put to rest first, and
+        woken like all others. Raises RhaError."""
+        if not self.rest.exists:
+            self._boot()
+            self._put_to_rest()
+        begun = time.monotonic()
+        self.machine.wake(WORK / "memory")
+        before = time.time()
+        self.ahead_seconds = before - float(self.machine.run("date", "+%s.%N"))
+        self.master.wait_ordered()
+        wait_for("a consistent point", CONSISTENT_SECONDS, self._is_consistent)
+        self.narrator.say(f"a protected server goes on in {show_seconds(time.monotonic() - begun)}, in write order")
+        self.client("west")
+
+    def _boot(self) -> None:
+        """Until every disk is in write order. The disks have travelled before."""
         begun = time.monotonic()
         seed(self.disks, self.scenario, WORK, self.site.run_dir)
         took, stored = show_seconds(time.monotonic() - begun), self._stored()
         self.narrator.say(f"its disks went to the appliance by a medium in {took}: {stored}")
-        seconds = self.machine.start()
-        before = time.time()
-        there = float(self.machine.run("date", "+%s.%N"))
-        self.ahead_seconds = before - there
-        self.narrator.say(f"the server has booted in {seconds:.0f} s")
-
-    def protect(self) -> None:
-        """Waits until both sides say that every disk is in write order. Raises RhaError."""
+        self.narrator.say(f"the server has booted in {show_seconds(self.machine.start())}")
         begun = time.monotonic()
         self.master.wait_ordered()
-        wait_for("the first consistent point", 60, self._is_consistent)
-        self.narrator.say(f"in write order {time.monotonic() - begun:.0f} s later; {self._stored()} on the appliance")
+        wait_for("the first consistent point", CONSISTENT_SECONDS, self._is_consistent)
+        self.narrator.say(f"in write order {show_seconds(time.monotonic() - begun)} later")
 
-    def protected(self) -> None:
-        """Booted, in write order, with a client on the master's side."""
-        self.boot()
-        self.protect()
-        self.client("west")
+    def _put_to_rest(self) -> None:
+        begun = time.monotonic()
+        self.machine.rest(WORK / "memory")
+        self.site.stop()
+        self.rest.keep(WORK, self.site.port)
+        self.site.start()
+        self.narrator.say(f"it was put to rest in {show_seconds(time.monotonic() - begun)}; every scene begins there")
 
     def _is_consistent(self) -> bool:
         report = self.observer.appliance
-        return report is not None and report.consistent is not None
+        return report is not None and report.connected and report.consistent is not None
 
     def _stored(self) -> str:
         return show_bytes(sum(path.stat().st_blocks * 512 for path in self.site.store.rglob("*") if path.is_file()))
