@@ -36,6 +36,8 @@ BOOT_SECONDS = 600.0  # 25 under TCG on an idle host, 170 were seen on a busy on
 DISKS_SECONDS = 60.0
 RUN_SECONDS = 120.0
 OFF_SECONDS = 60.0
+REST_SECONDS = 120.0
+REST_BYTES_PER_SECOND = 16 << 30  # no limit
 LINES_SHOWN = 15
 # $1 script, $2 seconds, $3 pause. Its pauses are in the machine: over the agent's port each look would cost a process.
 _REPEAT = """
@@ -102,8 +104,8 @@ class Machine:
         self.power_on()
         return self.wait_up()
 
-    def power_on(self) -> None:
-        """Power on, without waiting: several machines boot side by side. `wait_up` follows."""
+    def power_on(self, memory: Path | None = None) -> None:
+        """Power on, without waiting: several machines boot side by side. `wait_up` follows. `memory`: see `rest`."""
         if self._process is not None:
             raise StateError(f"machine {self.name} runs already")
         agent, agent_end = socket.socketpair()
@@ -111,7 +113,7 @@ class Machine:
         taps = [card.tap for card in self._hardware.cards if card.tap is not None]
         with agent_end, monitor_end, (self.folder / f"{self.name}.qemu").open("ab") as log:
             ends = (agent_end.fileno(), monitor_end.fileno())
-            words = qemu.words(self._hardware, *ends)
+            words = qemu.words(self._hardware, *ends, memory)
             self._process = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[*ends, *taps]
             )
@@ -135,6 +137,34 @@ class Machine:
         logs = (self.folder / f"{self.name}.qemu", self.console)
         lines = [line for log in logs if log.exists() for line in _last_lines(log)]
         return VmError(f"machine {self.name} does not boot: {why}", cause="\n       ".join(lines))
+
+    def rest(self, memory: Path) -> None:
+        """Stands still, writes its memory to a file, and is off. `wake` goes on from there, also another machine of the
+        same make: with copies of the disks of this moment. Raises VmError."""
+        monitor = self._monitor()
+        monitor.execute("stop")
+        monitor.execute("migrate-set-parameters", **{"max-bandwidth": REST_BYTES_PER_SECOND})
+        monitor.execute("migrate", uri=f"exec:cat >'{memory}'")
+        self._wait_written(monitor)
+        self.cut_power()
+
+    def wake(self, memory: Path) -> None:
+        """Goes on where `rest` has stopped; its clock is set. Connections that it had are gone, and it learns that by
+        itself. Raises VmError."""
+        self.power_on(memory)
+        monitor, until = self._monitor(), time.monotonic() + REST_SECONDS
+        while not monitor.execute("query-status")["running"]:
+            if time.monotonic() > until:
+                raise self._not_up("it does not wake")
+            time.sleep(0.1)
+        self.run("date", "--set", f"@{time.time():.3f}")
+
+    def _wait_written(self, monitor: Monitor) -> None:
+        until = time.monotonic() + REST_SECONDS
+        while (found := monitor.execute("query-migrate"))["status"] != "completed":
+            if found["status"] in ("failed", "cancelled") or time.monotonic() > until:
+                raise VmError(f"machine {self.name} cannot rest", cause=str(found.get("error-desc", found["status"])))
+            time.sleep(0.1)
 
     def cut_power(self) -> None:
         """QEMU is killed: what the guest had not written is lost. Does nothing when it is off."""

@@ -34,8 +34,9 @@ class Hardware:
     cards: tuple[Card, ...]
 
 
-def words(hardware: Hardware, agent: int, monitor: int) -> list[str]:
-    """The whole command. `agent`, `monitor`: numbers of connected sockets that the process inherits."""
+def words(hardware: Hardware, agent: int, monitor: int, memory: Path | None = None) -> list[str]:
+    """The whole command. `agent`, `monitor`: numbers of connected sockets that the process inherits. `memory`: a file
+    that a machine of the same make has left when it was put to rest."""
     threads = ",thread=multi" if hardware.accelerator == "tcg" else ""
     return [
         *("setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64"),  # never outlives us, however we end
@@ -52,6 +53,7 @@ def words(hardware: Hardware, agent: int, monitor: int) -> list[str]:
         *_system(hardware),
         *_disks(hardware.disks),
         *_cards(hardware.cards),
+        *(("-incoming", f"exec:cat '{memory}'") if memory else ()),
     ]
 
 

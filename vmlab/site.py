@@ -28,8 +28,9 @@ _ASK = "/opt/rha/bin/python /opt/rha/vmlab/ask.py"
 class Site:
     """A folder with certificates, the appliance's store and its log. Everything ends with the block."""
 
-    def __init__(self, folder: Path, *, listen: str = "127.0.0.1", more: str = "") -> None:
-        """`listen`: the address of this host where masters find it; `more`: lines of its configuration.
+    def __init__(self, folder: Path, *, listen: str = "127.0.0.1", port: int = 0, more: str = "") -> None:
+        """`listen`, `port`: where masters find it, 0: a free one; `more`: lines of its configuration. Certificates that
+        the folder has already are used.
 
         Raises RhaError when the certificates cannot be made.
         """
@@ -37,10 +38,12 @@ class Site:
         self.run_dir, self._pki = folder / "run", folder / "pki"
         self.run_dir.mkdir()
         self.store.mkdir()
-        (self.port,) = free_ports(1)
+        self.port = port or free_ports(1)[0]
         self._stack = ExitStack()
-        pki.init(self._pki, "Lab")
-        mine = pki.issue_appliance(self._pki, "lab", [HOST, "127.0.0.1", listen])
+        mine = pki.Pair(self._pki / "appliance-lab.pem", self._pki / "appliance-lab.key")
+        if not mine.certificate.exists():
+            pki.init(self._pki, "Lab")
+            mine = pki.issue_appliance(self._pki, "lab", [HOST, "127.0.0.1", listen])
         self._config = folder / "appliance.toml"
         self._config.write_text(
             f'listen = "{listen}:{self.port}"\nstore = "{self.store}"\nrun_dir = "{self.run_dir}"\n'
