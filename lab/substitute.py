@@ -60,7 +60,7 @@ def plain_boot(folder: Path) -> float:
 
 
 def _renamed(xml: str, folder: Path) -> str:
-    """The same domain under another name, on overlays of its own beside the substitute's."""
+    """The same domain under another name, on overlays of its own."""
     domain = ET.fromstring(xml)
     for tag in ("uuid", "metadata"):
         found = domain.find(tag)
@@ -71,8 +71,7 @@ def _renamed(xml: str, folder: Path) -> str:
     name.text = PLAIN
     for source in domain.iterfind("devices/disk/source"):
         overlay = Path(source.get("file", ""))
-        fresh = overlay.with_name(f"plain-{overlay.name}")
-        fresh.unlink(missing_ok=True)
+        fresh = folder / f"plain-{overlay.name}"
         formats.overlay(fresh, *_backing(overlay))
         source.set("file", str(fresh))
     console = domain.find("devices/serial/source")
