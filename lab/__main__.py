@@ -72,8 +72,9 @@ def _play_one(name: str, scene: Scene, narrator: Narrator) -> Result:
         signal.setitimer(signal.ITIMER_REAL, scene.limit)
         try:
             scene.play(Stage(name, narrator, stack, guard=scene.guard, store_bytes=scene.store_bytes), found)
+            found.ok = not found.why
         except RhaError as error:
-            found.ok, found.why = False, str(error).replace("\n", "; ")
+            found.why = "; ".join(filter(None, [found.why, str(error).replace("\n", "; ")]))
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             _on_signals(signal.SIG_IGN)  # what follows is the cleaning up: nothing interrupts it
