@@ -44,6 +44,9 @@ attempts = 2
 interval = "500ms"
 
 {guard}
+[switch]
+units = ["nginx.service", "postgresql@15-main.service"]
+
 [vm]
 memory = "768MiB"
 cpus = 2

@@ -45,8 +45,8 @@ class Stage:
     def __init__(
         self, name: str, narrator: Narrator, stack: ExitStack, *, guard: Guard = "fence", store_bytes: int = 0
     ) -> None:
-        """Builds all of it; the server is off. `store_bytes`: the store is a file system of that size; 0: it lies on
-        this host's. Raises RhaError."""
+        """Builds all of it; server and appliance are off. `store_bytes`: the store is a file system of that size; 0: it
+        lies on this host's. Raises RhaError."""
         self.narrator, self._stack, self.guard = narrator, stack, guard
         self.logs = LOGS / name
         shutil.rmtree(self.logs, ignore_errors=True)
@@ -64,7 +64,6 @@ class Stage:
         self.disks = ServerDisks.of(WORK)
         self.machine = self._make_machine()
         self.master = Master(self.machine, SCENARIO)
-        self.site.start()
         self.observer = Observer(self.site.run_dir, SCENARIO)
         stack.callback(self.observer.stop)
         self.attempts_of: dict[str, Path] = {}
@@ -138,6 +137,7 @@ class Stage:
             self._put_to_rest()
         begun = time.monotonic()
         self.machine.wake(WORK / "memory")
+        self.site.start()  # not before: it would find that the master is dead
         before = time.time()
         self.ahead_seconds = before - float(self.machine.run("date", "+%s.%N"))
         self.master.wait_ordered()
@@ -147,6 +147,7 @@ class Stage:
 
     def _boot(self) -> None:
         """Until every disk is in write order. The disks have travelled before."""
+        self.site.start()
         begun = time.monotonic()
         seed(self.disks, self.scenario, WORK, self.site.run_dir)
         took, stored = show_seconds(time.monotonic() - begun), self._stored()
@@ -162,7 +163,6 @@ class Stage:
         self.machine.rest(WORK / "memory")
         self.site.stop()
         self.rest.keep(WORK, self.site.port)
-        self.site.start()
         self.narrator.say(f"it was put to rest in {show_seconds(time.monotonic() - begun)}; every scene begins there")
 
     def _is_consistent(self) -> bool:
