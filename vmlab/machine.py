@@ -153,10 +153,11 @@ class Machine:
         itself. Raises VmError."""
         self.power_on(memory)
         monitor, until = self._monitor(), time.monotonic() + REST_SECONDS
-        while not monitor.execute("query-status")["running"]:
+        while monitor.execute("query-status")["status"] == "inmigrate":
             if time.monotonic() > until:
                 raise self._not_up("it does not wake")
             time.sleep(0.1)
+        monitor.execute("cont")  # it was stopped when it was put to rest, and is so still
         self.run("date", "--set", f"@{time.time():.3f}")
 
     def _wait_written(self, monitor: Monitor) -> None:
