@@ -42,8 +42,9 @@ class Rest:
 
     def fill(self, store: Path) -> None:
         """The store, into a folder that may be a file system of its own. Raises DeviceError."""
-        _copy(self.folder / "store" / ".", store)
+        _copy(self.folder / "store", store)
 
 
 def _copy(source: Path, target: Path) -> None:
-    run("cp", "--archive", "--sparse=always", "--reflink=auto", f"{source}", str(target))
+    words = ("--archive", "--sparse=always", "--reflink=auto", "--no-target-directory")
+    run("cp", *words, str(source), str(target))

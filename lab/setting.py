@@ -32,14 +32,15 @@ key = "/etc/rha/pki/master.key"
 [capture]
 ring = "64MiB"
 
+# Generous: an emulated machine on a busy host may be silent for some seconds.
 [link]
 heartbeat = "500ms"
-lost_after = "4s"
+lost_after = "8s"
 
 [[check]]
 kind = "sql"
 address = "postgresql://demo@{service}/demo"
-timeout = "2s"
+timeout = "4s"
 attempts = 2
 interval = "500ms"
 
