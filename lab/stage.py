@@ -18,7 +18,7 @@ from typing import Literal
 from demo import hypervisor
 from demo.narrator import Narrator
 from demo.observer import Observer
-from lab import LOGS, REST, ROOT, SCENARIO, WORK, disks, ledger, setting
+from lab import LOGS, REST, ROOT, SCENARIO, WORK, disks, ledger, setting, substitute
 from lab.disks import ServerDisks
 from lab.ledger import Attempt
 from lab.places import BITS, DNS, ETCD, HOST, MASTER, Places, wait_for
@@ -35,6 +35,7 @@ from vmlab.site import Master, Site
 RESERVE_MIB = 256  # of the appliance's disk; below half of it nothing is received
 CLIENT_SECONDS = 60.0
 CONSISTENT_SECONDS = 120.0
+AWAKE_SECONDS, QUICK_SECONDS = 180.0, 1.0
 FIRST_COMMITS = 20
 Where = Literal["west", "east"]
 
@@ -137,13 +138,23 @@ class Stage:
             self._put_to_rest()
         begun = time.monotonic()
         self.machine.wake(WORK / "memory")
-        self.site.start()  # not before: it would find that the master is dead
+        # The appliance starts when the master is itself again: else it finds it dead, and acts.
+        wait_for("the server's database", AWAKE_SECONDS, self._is_awake)
+        self.site.start()
         before = time.time()
         self.ahead_seconds = before - float(self.machine.run("date", "+%s.%N"))
         self.master.wait_ordered()
         wait_for("a consistent point", CONSISTENT_SECONDS, self._is_consistent)
         self.narrator.say(f"a protected server goes on in {show_seconds(time.monotonic() - begun)}, in write order")
         self.client("west")
+
+    def _is_awake(self) -> bool:
+        """The master answers quickly, three times in a row."""
+        for _ in range(3):
+            begun = time.monotonic()
+            if not substitute.serves(setting.service(self.guard)) or time.monotonic() - begun > QUICK_SECONDS:
+                return False
+        return True
 
     def _boot(self) -> None:
         """Until every disk is in write order. The disks have travelled before."""

@@ -29,10 +29,10 @@ def runs(name: str = domain_name(SCENARIO)) -> bool:
         )
 
 
-def serves() -> bool:
-    """A query is answered where clients will be led to."""
+def serves(address: str = HOST) -> bool:
+    """A query is answered where clients will be led to, or at another address."""
     try:
-        with contextlib.closing(connect(HOST)) as connection, connection.cursor() as cursor:
+        with contextlib.closing(connect(address)) as connection, connection.cursor() as cursor:
             cursor.execute("SELECT 1")
             return True
     except psycopg2.Error:
