@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lab.disks import run
 
-FILES = ("pki", "system.raw", "data.raw", "memory")  # below the scene's folder; `store` besides
+FILES = ("pki", "system.raw", "data.raw")  # below the scene's folder; `store` besides
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,18 @@ class Rest:
         """At which that server expects its appliance."""
         return int((self.folder / "port").read_text())
 
-    def keep(self, work: Path, port: int) -> None:
-        """Machine and appliance are off. Raises DeviceError."""
+    @property
+    def memory(self) -> Path:
+        """Of the machine; it is only read."""
+        return self.folder / "memory"
+
+    def begin(self) -> Path:
+        """Makes the folder; returns where the machine's memory goes."""
         self.folder.mkdir(parents=True, mode=0o700)
+        return self.memory
+
+    def keep(self, work: Path, port: int) -> None:
+        """The rest of it. Machine and appliance are off. Raises DeviceError."""
         for name in (*FILES, "store"):
             _copy(work / name, self.folder / name)
         (self.folder / "port").write_text(str(port))  # last: it says that the rest is whole

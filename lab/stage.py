@@ -33,6 +33,7 @@ from vmlab.machine import Machine
 from vmlab.site import Master, Site
 
 RESERVE_MIB = 256  # of the appliance's disk; below half of it nothing is received
+WORK_BYTES, MEMORY_BYTES = 6 << 30, 8 << 30  # a scene's files at most; free memory from which they lie in it
 CLIENT_SECONDS = 60.0
 CONSISTENT_SECONDS = 120.0
 AWAKE_SECONDS, QUICK_SECONDS = 180.0, 1.0
@@ -54,7 +55,7 @@ class Stage:
         self.logs.mkdir(parents=True)
         self._sweep()
         stack.callback(self._sweep)
-        WORK.mkdir(mode=0o755)
+        self._make_work()
         stack.callback(self._keep_logs)
         self.rest = Rest(REST / guard)
         self.places = Places(stack, WORK, setting.service(guard))
@@ -75,10 +76,16 @@ class Stage:
         """Domains and files of this run, or of one that was killed."""
         hypervisor.remove_domains(WORK)
         for line in reversed(Path("/proc/self/mounts").read_text().splitlines()):
-            if (place := line.split()[1]).startswith(f"{WORK}/"):
+            if Path(place := line.split()[1]).is_relative_to(WORK):
                 disks.run("umount", "--lazy", place)
         if WORK.exists():
             shutil.rmtree(WORK)
+
+    def _make_work(self) -> None:
+        """In memory where there is enough: copies of disks would keep a slow disk busy for a minute of each scene."""
+        WORK.mkdir(mode=0o755)
+        if _free_memory() > MEMORY_BYTES:
+            disks.run("mount", "-t", "tmpfs", "-o", f"mode=755,size={WORK_BYTES}", "lab", str(WORK))
 
     def _mount_store(self, place: Path, size: int) -> None:
         file, store = WORK / "store.ext4", str(place)
@@ -137,7 +144,7 @@ class Stage:
             self._boot()
             self._put_to_rest()
         begun = time.monotonic()
-        self.machine.wake(WORK / "memory")
+        self.machine.wake(self.rest.memory)
         # The appliance starts when the master is itself again: else it finds it dead, and acts.
         wait_for("the server's database", AWAKE_SECONDS, self._is_awake)
         self.site.start()
@@ -171,7 +178,7 @@ class Stage:
 
     def _put_to_rest(self) -> None:
         begun = time.monotonic()
-        self.machine.rest(WORK / "memory")
+        self.machine.rest(self.rest.begin())
         self.site.stop()
         self.rest.keep(WORK, self.site.port)
         self.narrator.say(f"it was put to rest in {show_seconds(time.monotonic() - begun)}; every scene begins there")
@@ -246,3 +253,9 @@ class Stage:
         report = self.observer.appliance
         alarms = "; ".join(report.alarms) if report else ""
         return f"appliance: {report.state}, {report.why} {alarms}" if report else "the appliance has not answered yet"
+
+
+def _free_memory() -> int:
+    """Bytes that programs may have without anybody being moved out (proc(5), MemAvailable)."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
