@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from lab import setting
+from lab import result, setting
+from lab.__main__ import main
 from lab.places import ETCD, SERVICE
+from lab.result import Result
 from lab.setting import Guard
 from rha import scenario_check
+from rha.errors import Exit
 from vmlab.network import Segment
 
 HERE, WEST, EAST = "10.78.233.1", "10.78.233.2", "10.78.233.3"
@@ -68,3 +72,16 @@ def test_cables_between_segments_and_to_this_host() -> None:
         assert _answers(west, HERE)
     shown = subprocess.run(["ip", "-o", "address"], capture_output=True, text=True, check=True).stdout
     assert HERE not in shown, "this host's end of the cable is gone with the segment"
+
+
+@pytest.mark.root
+def test_an_unknown_scene_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["power-cut", "flood"]) == Exit.CONFIG
+    assert "no scene is called flood" in capsys.readouterr().err
+
+
+def test_the_file_of_results(tmp_path: Path) -> None:
+    result.write(tmp_path / "build" / "lab.json", {"power-cut": Result(ok=True, rto_seconds=1.23456)})
+    found = json.loads((tmp_path / "build" / "lab.json").read_text())["scenes"]["power-cut"]
+    assert (found["ok"], found["rto_seconds"], found["plain_boot_seconds"]) == (True, 1.235, None)
+    assert {"rpo_seconds", "detect_seconds", "boot_seconds", "redirect_seconds"} <= set(found)
