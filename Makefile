@@ -3,7 +3,9 @@ PYTHON := .venv/bin/python
 STAMP := build/venv.stamp
 C_SOURCES := $(wildcard csrc/*.c csrc/*.h csrc/*.py)
 
-.PHONY: deps test-deps venv check test sanitize demo bench proof vmlab lab clean
+SECONDS := 60
+
+.PHONY: deps test-deps venv check test sanitize fuzz demo bench proof vmlab lab clean
 
 deps:
 	@packaging/install-deps.sh debian-packages
@@ -28,8 +30,14 @@ check: venv
 test: venv test-deps
 	.venv/bin/pytest
 
-sanitize: deps
-	@if [ -x tests/csrc/run.sh ]; then tests/csrc/run.sh; else echo 'no C unit tests in this tree'; fi
+sanitize: test-deps
+	@tests/csrc/run.sh
+	@tests/fuzz/c/run.sh --runs 20000 --seed 1
+
+# Looks for new faults, SECONDS for each target; `make test` and `make sanitize` repeat what was found.
+fuzz: venv test-deps
+	$(PYTHON) tests/fuzz/fuzz.py --seconds $(SECONDS)
+	tests/fuzz/c/run.sh --seconds $(SECONDS)
 
 demo: venv
 	@$(PYTHON) -m demo

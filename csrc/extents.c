@@ -251,7 +251,8 @@ int rha_batch_reduce(struct rha_batch *batch) {
       reserve((void **)&batch->extents, &batch->extent_room, 2 * count, sizeof(*batch->extents)) ||
       reserve((void **)&batch->data, &batch->data_room, batch->data_bytes, 1))
     return RHA_BATCH_NO_MEMORY;
-  if (count > 1) qsort(batch->pieces, count, sizeof(*batch->pieces), by_place);
+  if (!count) return RHA_BATCH_OK; /* there may be no array to sweep over */
+  qsort(batch->pieces, count, sizeof(*batch->pieces), by_place);
   sweep(batch);
   return RHA_BATCH_OK;
 }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+from rha.units import printable
+
 
 class Exit(IntEnum):
     """Exit codes of every `rha` command. Documented in docs/errors.md."""
@@ -36,9 +38,9 @@ class RhaError(Exception):
             self.code = code
 
     def lines(self) -> list[str]:
-        """The three lines a person sees; empty parts are left out."""
+        """The three lines a person sees; empty parts are left out. They may hold what another host said."""
         parts = (("error", self.what), ("cause", self.cause), ("hint", self.hint))
-        return [f"{name}: {text}" for name, text in parts if text]
+        return [f"{name}: {printable(text)}" for name, text in parts if text]
 
     def __str__(self) -> str:
         return "\n".join(self.lines())

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
-from rha.units import show_bytes, show_seconds
+from rha.units import printable, show_bytes, show_seconds
 
 RANGES_SHOWN = 20
 
@@ -48,7 +48,7 @@ def _span(span: dict[str, Any], answer: dict[str, Any]) -> str:
     end_lsn = answer["newest_lsn"] if span["end_lsn"] is None else span["end_lsn"]
     end_time = answer["newest_time"] if span["end_time"] is None else span["end_time"]
     until = "now" if span["end_lsn"] is None else moment(end_time)
-    what = f"no points: {span['why']}" if span["why"] else "points"
+    what = f"no points: {printable(span['why'])}" if span["why"] else "points"
     return f"LSN {span['lsn']} to {end_lsn}, {moment(span['time'])} to {until}: {what}"
 
 

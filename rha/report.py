@@ -5,23 +5,28 @@ Additive: fields are added, never renamed; `version` counts the changes. Times a
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 VERSION = 1
+
+# A number of a report that comes from another host. Without the limits JSON may hold one of any length.
+Number = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 
 
 class Sync(msgspec.Struct, kw_only=True):
     """A running sync or resync, or one that is over."""
 
     method: str  # "full", "volume", "compare" or "marked"
-    done_bytes: int
-    total_bytes: int
-    sent_bytes: int  # what had to travel
+    done_bytes: Number
+    total_bytes: Number
+    sent_bytes: Number  # what had to travel
     rate_bytes: float  # per second, over the last seconds
     remaining_seconds: float | None  # None: not known yet
-    read_bytes: int = 0  # of the disk
-    compared_bytes: int = 0  # by digest
-    left_out_bytes: int = 0  # free space, neither read nor sent
+    read_bytes: Number = 0  # of the disk
+    compared_bytes: Number = 0  # by digest
+    left_out_bytes: Number = 0  # free space, neither read nor sent
     source: str = ""  # who said what is free, and what could not be asked
     seconds: float = 0.0  # since it began
 
@@ -33,14 +38,14 @@ class DiskReport(msgspec.Struct, kw_only=True):
 
     name: str
     device: str
-    bytes: int
+    bytes: Number
     state: str
     why: str
     since: float
-    dirty_bytes: int = 0
-    losses: dict[str, int] = {}
+    dirty_bytes: Number = 0
+    losses: dict[str, Number] = {}
     reason: str = ""
-    left_order: dict[str, int] = {}
+    left_order: dict[str, Number] = {}
     sync: Sync | None = None
     last_sync: Sync | None = None  # the last one that this engine ended
 
@@ -48,7 +53,7 @@ class DiskReport(msgspec.Struct, kw_only=True):
 class Point(msgspec.Struct, kw_only=True):
     """A consistent point: an LSN and the master's time at it."""
 
-    lsn: int
+    lsn: Number
     time: float
 
 
@@ -56,11 +61,11 @@ class LinkReport(msgspec.Struct, kw_only=True):
     """The engine's side of a connected link. `limit_bytes` per second, 0: none. `sent_bytes`: of this session as they
     travelled, `raw_bytes` before compression. `waits`: what sending waits for, empty when for nothing."""
 
-    limit_bytes: int
+    limit_bytes: Number
     limit: str
     compression: str
-    sent_bytes: int
-    raw_bytes: int
+    sent_bytes: Number
+    raw_bytes: Number
     waits: str = ""
 
 
@@ -68,8 +73,8 @@ class SpoolReport(msgspec.Struct, kw_only=True):
     """The master's spool. `why`: what it does now, as a sentence."""
 
     path: str
-    bytes: int
-    used_bytes: int
+    bytes: Number
+    used_bytes: Number
     why: str
 
 
@@ -78,8 +83,8 @@ class Window(msgspec.Struct, kw_only=True):
     `most_bytes` on the appliance's disk; `wanted_seconds`: how far back it may reach."""
 
     oldest: Point
-    bytes: int
-    most_bytes: int
+    bytes: Number
+    most_bytes: Number
     wanted_seconds: float
 
 
@@ -122,7 +127,7 @@ class Report(msgspec.Struct, kw_only=True):
     (engine), durable and not yet applied (appliance); None when that side cannot know.
     """
 
-    version: int = VERSION
+    version: Number = VERSION
     role: str
     scenario: str
     mode: str
@@ -131,13 +136,13 @@ class Report(msgspec.Struct, kw_only=True):
     state: str
     why: str
     disks: list[DiskReport]
-    lag_bytes: int | None = None
+    lag_bytes: Number | None = None
     lag_seconds: float | None = None
     consistent: Point | None = None
-    records: int = 0
-    payload_bytes: int = 0
-    ring_bytes: int = 0
-    ring_used_bytes: int = 0
+    records: Number = 0
+    payload_bytes: Number = 0
+    ring_bytes: Number = 0
+    ring_used_bytes: Number = 0
     peer: str = ""
     connected: bool = False
     link: LinkReport | None = None
@@ -145,5 +150,7 @@ class Report(msgspec.Struct, kw_only=True):
     vm: VmReport | None = None
     window: Window | None = None
     lease: LeaseReport | None = None
+    released: str = ""  # engine: why the master does not serve; empty: it does
+    paused: str = ""  # appliance: who has switched acting by itself off, since when and why; empty: nobody
     checks: list[CheckReport] = []
     alarms: list[str] = []

@@ -173,6 +173,7 @@ class Vm(_Table, kw_only=True, frozen=True):
     network: Network = Network()
     ready: Check | None = None  # answers when the service is back
     ready_timeout: Duration = Duration(300)
+    candidates: int = 0  # earlier points that a failover may try when the newest one does not come to `ready`
 
 
 class Switch(_Table, kw_only=True, frozen=True):

@@ -21,6 +21,7 @@ MAX_DISKS = 16  # RHA_MAX_DISKS in csrc/record.h
 MIN_RING_BYTES = 4096
 MAX_RING_BYTES = 2 << 30
 MIN_LIMIT = 16 << 10  # bytes per second; below it a frame of a few hundred KiB would take minutes
+MAX_CANDIDATES = 9
 MIN_SPOOL_BYTES = 16 << 20
 _UNIT = re.compile(r"[A-Za-z0-9:_.@\\-]{1,200}\.(service|socket|target|timer|mount|slice|path)")  # systemd.unit(5)
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.IGNORECASE)
@@ -123,6 +124,10 @@ def _spool(table: Clean) -> Iterator[Mistake]:
 def _vm(table: Clean) -> Iterator[Mistake]:
     yield from positive(table, "vm", "memory", "cpus", "ready_timeout")
     yield from _network(table.get("network", {}), "vm.network")
+    if not 0 <= table.get("candidates", 0) <= MAX_CANDIDATES:
+        yield Mistake("vm.candidates", f"{table['candidates']} is not between 0 and {MAX_CANDIDATES}")
+    if table.get("candidates", 0) > 0 and "ready" in table and table["ready"] is None:
+        yield Mistake("vm.candidates", "needs [vm.ready]: nothing else says that a point does not boot")
     if table.get("ready"):
         yield from scenario_watch.check(table["ready"], "vm.ready")
 

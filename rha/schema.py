@@ -81,7 +81,7 @@ def read(path: Path) -> Clean:
         raise ConfigError(f"{path} cannot be read", cause=error.strerror or str(error), hint=f"ls -l {path}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not a text", cause=f"byte {error.start} is not UTF-8") from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also a number of five thousand digits, lists a thousand deep
         raise ConfigError(f"{path} is not valid TOML", cause=str(error), hint="https://toml.io/en/v1.0.0") from error
 
 

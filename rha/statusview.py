@@ -13,7 +13,7 @@ from typing import NamedTuple
 import msgspec
 
 from rha.report import DiskReport, Report, Sync
-from rha.units import show_bytes, show_seconds
+from rha.units import printable, show_bytes, show_seconds
 
 STALE_SECONDS = 10.0
 _COLOURS = {"ok": "32", "warning": "33", "alarm": "31", "unknown": "35"}
@@ -79,7 +79,8 @@ def render(reports: list[Report], now: float, *, colour: bool = False) -> str:
 
 def _scenario(report: Report, now: float, colour: bool) -> Iterator[str]:
     title = " ".join(part for part in (report.scenario, report.role, report.mode and f"({report.mode})") if part)
-    yield f"{title}  {_painted(report.health.upper(), report.health, colour)}  {report.state}"
+    health = _painted(printable(report.health.upper()), report.health, colour)
+    yield f"{printable(title)}  {health}  {printable(report.state)}"
     yield from _field("why", report.why)
     if report.state not in ("missing", "unknown"):
         yield from _field("lag", _lag(report))
@@ -88,6 +89,8 @@ def _scenario(report: Report, now: float, colour: bool) -> Iterator[str]:
         yield from _field("ring", _ring(report))
         yield from _field("spool", _spool(report))
         yield from _field("lease", _lease(report))
+        yield from _field("released", report.released)
+        yield from _field("paused", report.paused)
         for check in report.checks:
             yield from _field("check", check.why)
     yield from _field("consistent", _consistent(report, now))
@@ -96,7 +99,7 @@ def _scenario(report: Report, now: float, colour: bool) -> Iterator[str]:
         yield from _disk(disk)
     yield from _field("vm", _vm(report))
     for alarm in report.alarms:
-        yield from _field("alarm", _painted(alarm, "alarm", colour))
+        yield f"  {'alarm':<11} {_painted(printable(alarm), 'alarm', colour)}"
 
 
 def _disk(disk: DiskReport) -> Iterator[str]:
@@ -169,8 +172,14 @@ def _consistent(report: Report, now: float) -> str:
     if report.consistent is None:
         return "no point yet"
     point = report.consistent
-    stamp = datetime.fromtimestamp(point.time, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    return f"LSN {point.lsn}, {stamp}, {show_seconds(max(0.0, now - point.time))} ago"
+    return f"LSN {point.lsn}, {_stamp(point.time)}, {show_seconds(max(0.0, now - point.time))} ago"
+
+
+def _stamp(time: float) -> str:
+    try:
+        return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except (ValueError, OverflowError, OSError):
+        return f"an impossible time ({time})"
 
 
 def _window(report: Report, now: float) -> str:
@@ -191,8 +200,9 @@ def _vm(report: Report) -> str:
 
 
 def _field(label: str, text: str) -> Iterator[str]:
+    """`text` may hold what another host said."""
     if text:
-        yield f"  {label:<11} {text}"
+        yield f"  {label:<11} {printable(text)}"
 
 
 def _painted(text: str, health: str, colour: bool) -> str:

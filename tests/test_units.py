@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rha.units import parse_bytes, parse_rate, parse_seconds, show_bytes, show_seconds
+from rha.units import parse_bytes, parse_rate, parse_seconds, printable, show_bytes, show_seconds
 
 UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
@@ -81,3 +81,7 @@ def test_shown_sizes(count: float, shown: str) -> None:
 )
 def test_shown_durations(seconds: float, shown: str) -> None:
     assert show_seconds(seconds) == shown
+
+
+def test_a_terminal_obeys_no_text_of_others() -> None:
+    assert printable("a\x1b[2Jb\x9b\r\nc\u202e ä €") == "a\\x1b[2Jb\\x9b\\r\nc\\u202e ä €"

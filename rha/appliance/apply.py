@@ -26,9 +26,8 @@ from rha.wire.frames import FrameType
 BATCH_BYTES = 64 << 20
 CHECKPOINT_BYTES = 1 << 30
 CHECKPOINT_SECONDS = 2.0
-AHEAD_BYTES = (
-    64 << 20
-)  # a checkpoint may find so much that is not synced yet; else it is first synced beside the applier
+# A checkpoint may find so much that is not synced yet; else it is first synced beside the applier.
+AHEAD_BYTES = 64 << 20
 AHEAD_ROUNDS = 3
 IDLE_SECONDS = 0.2  # quiet for this long counts as idle: no flush per frame under a trickle of writes
 KEEP_BYTES = 1 << 30

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from rha.appliance.stream import StreamState
+from rha.decoding import from_json
 from rha.errors import StorageError
 from rha.scenario import Scenario, from_plain, to_plain
 
@@ -48,12 +49,17 @@ def make_folder(path: Path) -> None:
 def load(path: Path, kind: type[T]) -> T | None:
     """The content of such a file; None when it was never written. Raises StorageError when it cannot be read."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        return from_json(path.read_bytes(), kind)
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError) as error:
-        hint = f"move {path.parent} aside and restart the appliance: its disks are then synced again"
-        raise StorageError(f"{path} cannot be read", cause=str(error), hint=hint) from error
+        raise unreadable(path, str(error)) from error
+
+
+def unreadable(path: Path, cause: str) -> StorageError:
+    """The error for a file of a scenario that cannot be what was written."""
+    hint = f"move {path.parent} aside and restart the appliance: its disks are then synced again"
+    return StorageError(f"{path} cannot be read", cause=cause, hint=hint)
 
 
 def save_stream(folder: Path, state: StreamState) -> None:
@@ -71,5 +77,9 @@ def save_scenario(folder: Path, scenario: Scenario) -> None:
 
 
 def load_scenario(folder: Path) -> Scenario | None:
+    """As it was saved; None before that. Raises StorageError."""
     plain = load(folder / _SCENARIO, dict)
-    return None if plain is None else from_plain(plain)
+    try:
+        return None if plain is None else from_plain(plain)
+    except msgspec.ValidationError as error:
+        raise unreadable(folder / _SCENARIO, str(error)) from error

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType as StackFrame
 from typing import Any
@@ -23,6 +24,7 @@ from rha.appliance.fencing import means_of
 from rha.appliance.importer import Importer
 from rha.appliance.receive import Connection
 from rha.appliance.replica import Replica
+from rha.appliance.switch_verbs import SwitchVerbs
 from rha.appliance.verbs import PointVerbs
 from rha.appliance.warden import Warden
 from rha.control import local
@@ -81,6 +83,7 @@ class Appliance:
                     self._hang_up,
                     means_of(self._config, name),
                     observers.voter(self._client_context),
+                    partial(self.order, name),
                 )
                 self._broken.pop(name, None)
                 warden.start()
@@ -200,17 +203,9 @@ class Appliance:
             wardens, broken = sorted(self._wardens.items()), sorted(self._broken.items())
         return [warden.report() for _, warden in wardens] + [_broken_report(name, why) for name, why in broken]
 
-    def failover(self, scenario: str, force: bool = False, dry_run: bool = False, person: str = "operator") -> object:
-        """`rha failover`. Raises StateError when the scenario is not here, else as Warden.fail_over_by_hand."""
-        return self._warden(scenario).fail_over_by_hand(person, force=force, dry_run=dry_run)
-
-    def discard(self, scenario: str) -> object:
-        """`rha discard`. Raises StateError."""
-        return {"sentence": self._warden(scenario).discard()}
-
     def replica(self, scenario: str) -> Replica:
         """Raises StateError when the scenario is not here."""
-        return self._warden(scenario).replica
+        return self.warden(scenario).replica
 
     def replace(self, scenario: str, act: Callable[[], None]) -> None:
         """Closes a scenario, if it is here, for `act` to change its folder, and opens what is there then. No master is
@@ -228,7 +223,8 @@ class Appliance:
             finally:
                 self._open_known(scenario)
 
-    def _warden(self, scenario: str) -> Warden:
+    def warden(self, scenario: str) -> Warden:
+        """Raises StateError when the scenario is not here."""
         with self._lock:
             if scenario not in self._wardens:
                 known = ", ".join(sorted(self._wardens)) or "none"
@@ -302,8 +298,7 @@ def run(config_path: Path) -> int:
     signal.signal(signal.SIGINT, on_signal)
     handlers: dict[str, local.Handler] = {
         "status": lambda: msgspec.to_builtins(appliance.status()),
-        "failover": appliance.failover,
-        "discard": appliance.discard,
+        **SwitchVerbs(appliance.warden).handlers(),
         **PointVerbs(appliance.replica).handlers(),
         **Importer(config, appliance.replace).handlers(),
     }

@@ -1,7 +1,8 @@
 """The window of points: intervals of undo, oldest first, and how long they are kept.
 
 An interval begins at a checkpoint, so redo after a crash never begins before the last one; its undo file then already
-knows what was touched, and what is touched for the first time by redo still has its old content.
+knows what was touched, and what is touched for the first time by redo still has its old content. None begins within
+redo: the images hold there what comes later already, and that would be kept as old.
 
 The window is cut at its old end when it is longer than wanted, larger than its quota, or when the store's disk runs
 full. What was acknowledged is never touched by that: it is in the images, or in the journal above the checkpoint.
@@ -108,6 +109,7 @@ class History:
         self._disk_bytes: list[int] = []
         self._pinned: int | None = None  # what begins here or later is not removed
         self._begin_next = False
+        self._redo_end = 0  # journal position; no interval begins below it
         self.cut_why = ""  # why the window is shorter than its time; "" when it is not
         self.lost_why = ""  # why it began anew, if it had to
 
@@ -152,9 +154,10 @@ class History:
         with undo.opened(path, self.keys) as file:
             return Interval(path, undo.read_head(file))
 
-    def resume(self, readers: Sequence[Reader]) -> None:
-        """The images are open: this is how their content is read, in the applier's thread."""
-        self._readers = readers
+    def resume(self, readers: Sequence[Reader], redo_end: int = 0) -> None:
+        """The images are open: this is how their content is read, in the applier's thread. `redo_end`: journal position
+        up to which they may hold what comes later."""
+        self._readers, self._redo_end = readers, redo_end
 
     def close(self) -> None:
         with self._lock:
@@ -204,6 +207,8 @@ class History:
             return self._intervals[0].head.start.position if self._intervals else saved.position
 
     def _is_begin_due(self, saved: Checkpoint, state: StreamState) -> bool:
+        if saved.position < self._redo_end and not self._begin_next:  # behind a rewind nothing was applied before this
+            return False
         if self._current is None:
             return state.why_not_consistent() is None
         head = self._current.head

@@ -18,7 +18,7 @@ from rha.appliance import checkpoint
 from rha.appliance.apply import Applier, OnFrame, write_batch
 from rha.appliance.checkpoint import Checkpoint
 from rha.appliance.history import History
-from rha.errors import RhaError, StateError
+from rha.errors import RhaError, StateError, StorageError
 from rha.image.storage_daemon import ImageReader, ImageSpec, ImageWriter, StorageDaemon
 from rha.journal.extents import Table
 from rha.journal.segment import Journal
@@ -47,12 +47,23 @@ class ImageFiles:
         self._applier: Applier | None = None
         # How far the images were when they were closed; valid while they are.
         self._closed_at = checkpoint.load(self._checkpoint_path)
+        self._redo_end = self._end_of_redo()
         self._trouble: tuple[str, int] | None = None  # what an applier died of, and at which journal position
         self._retry_seconds, self._retry_at = FIRST_RETRY_SECONDS, 0.0
 
     @property
     def is_open(self) -> bool:
         return self._applier is not None
+
+    @property
+    def redo_end(self) -> int:
+        """Journal position up to which the images may hold what comes later: an applier that died had written it."""
+        return self._redo_end
+
+    def _end_of_redo(self) -> int:
+        """For closed images. Only what was durable was ever applied."""
+        is_exact = checkpoint.is_exact(self._checkpoint_path, self._closed_at)
+        return self._closed_at.position if is_exact else self._journal.durable
 
     def open(self, specs: Sequence[ImageSpec]) -> None:
         """Opens images that exist, and goes on applying. Raises StorageError; then it is to be mended."""
@@ -69,7 +80,10 @@ class ImageFiles:
         try:
             writers += [daemon.writer(spec.name) for spec in specs]
             beside = zip(specs, writers, strict=True)
-            self._history.resume([daemon.reader(spec.name, beside=writer) for spec, writer in beside])
+            readers = [daemon.reader(spec.name, beside=writer) for spec, writer in beside]
+            self._redo_end = self._end_of_redo()
+            checkpoint.forget_exact(self._checkpoint_path)
+            self._history.resume(readers, self._redo_end)
             applier = Applier(
                 self._journal,
                 writers,
@@ -115,6 +129,8 @@ class ImageFiles:
         try:
             if applier:
                 applier.stop()
+                with contextlib.suppress(StorageError):  # no room: the next start is careful for nothing
+                    checkpoint.note_exact(self._checkpoint_path, applier.saved)
         except BaseException as error:
             self._note_trouble(error, self._closed_at.position)
             raise
@@ -131,6 +147,7 @@ class ImageFiles:
         """Says where closed images are now, other than by applying. Raises StorageError."""
         self._closed_at = reached
         checkpoint.save(self._checkpoint_path, reached)
+        self._redo_end = self._end_of_redo()
 
     # Applying -------------------------------------------------------------------------------------------------
 

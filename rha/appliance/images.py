@@ -252,7 +252,7 @@ class Images:
         """The reason why the images are, as they stand, no state of the master; None when they are one."""
         with self._lock:
             applied = self.applied
-            if applied.position < self._redo_until:
+            if applied.position < max(self._redo_until, self._files.redo_end):
                 return "what was not yet on stable storage before a crash is applied again"
             return self._state_at(applied).why_not_consistent()
 

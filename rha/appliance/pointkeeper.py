@@ -19,7 +19,7 @@ import msgspec
 from rha.appliance import catalog, points
 from rha.appliance.images import Images
 from rha.appliance.mounting import Mounted, sweep
-from rha.appliance.points import Bookmark, Place
+from rha.appliance.points import Bookmark, Place, Wanted
 from rha.appliance.pointview import PointView
 from rha.appliance.spans import Span, spans
 from rha.errors import RhaError, StateError
@@ -142,6 +142,20 @@ class PointKeeper:
         now = time.time()
         wanted = points.parse(text, self._bookmarks, now)
         return points.find(self._images.history.intervals, self._journal, wanted, now=now)
+
+    def before(self, point: Point, seconds: float) -> Place | None:
+        """The newest bookmark of the `seconds` before a point, else the place so long before it; None: there is none
+        in the window. Raises StorageError."""
+        marks = [one for one in self._bookmarks if point.time - seconds <= one.time and one.lsn < point.lsn]
+        wanted = [Wanted(lsn=max(one.lsn for one in marks))] if marks else []
+        for each in [*wanted, Wanted(time=point.time - seconds)]:
+            try:
+                place = points.find(self._images.history.intervals, self._journal, each, now=time.time())
+            except StateError:
+                continue
+            if place.lsn < point.lsn:
+                return place
+        return None
 
     def list(self) -> Listing:
         history, applied = self._images.history, self._images.applied

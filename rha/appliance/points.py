@@ -20,6 +20,8 @@ from rha.units import parse_seconds, show_seconds
 from rha.wire.frames import FrameType
 from rha.wire.messages import Rewind
 
+_LSN_DIGITS = 19
+_LATEST_NS = (1 << 64) - 1
 BOOKMARK_NAME = re.compile(r"[a-z][a-z0-9._-]{0,62}")
 
 
@@ -60,18 +62,18 @@ def parse(text: str, bookmarks: Sequence[Bookmark], now: float) -> Wanted:
     """
     if text == "now":
         return Wanted()
-    if text.isdecimal():
+    if text.isdecimal() and len(text) <= _LSN_DIGITS:
         return Wanted(lsn=int(text))
     for bookmark in bookmarks:
         if bookmark.name == text:
             return Wanted(lsn=bookmark.lsn)
     try:
         return Wanted(time=now - parse_seconds(text))
-    except ValueError:
+    except (ValueError, OverflowError):
         pass
     try:
         return Wanted(time=datetime.fromisoformat(text).timestamp())
-    except ValueError:
+    except (ValueError, OverflowError):
         known = ", ".join(bookmark.name for bookmark in bookmarks) or "none"
         raise StateError(
             f"{text!r} is no point",
@@ -179,7 +181,7 @@ class _Walk:
         if wanted.lsn is not None:
             limit = max(0, wanted.lsn - header.lsn)
         elif wanted.time is not None:
-            until = max(1, last - (header.time_ns - int(wanted.time * 1e9)))
+            until = min(max(1, last - (header.time_ns - int(wanted.time * 1e9))), _LATEST_NS)
         prefix = int(lib.rha_run_prefix(ffi.from_buffer(payload), len(payload), limit, until))
         if prefix:
             reached = check_records(payload[:prefix], self._disk_bytes).time_ns

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from rha.appliance import catalog
-from rha.appliance.minus import WrittenSectors
+from rha.appliance.minus import SECTOR, WrittenSectors
 from rha.journal.segment import Journal
 from rha.sync.blocks import DIFFERS, PARTLY_UNSENT, UNSENT
 from rha.sync.freespace import Range, merged
@@ -53,7 +53,9 @@ class Unsent:
             return
         self._position = saved.position
         for disk, ranges in saved.ranges.items():
-            if disk < len(sizes):
+            if 0 <= disk < len(sizes):
+                if not _is_possible(ranges, sizes[disk]):
+                    raise catalog.unreadable(self._path, f"ranges that disk {disk} does not have")
                 self._set(disk, sizes[disk], ranges)
         if saved.position < journal.durable:
             for entry in journal.read(saved.position, journal.durable):
@@ -127,3 +129,13 @@ class Unsent:
         with self._lock:
             length = min(length, self._sizes.get(disk, 0) - offset)
         return self.parts(disk, offset, length) == [(offset, length)]
+
+
+def _is_possible(ranges: Sequence[Range], size: int) -> bool:
+    """Ascending, apart, whole sectors of a disk of `size` bytes."""
+    at = 0
+    for offset, length in ranges:
+        if offset < at or length <= 0 or offset + length > size or offset % SECTOR or length % SECTOR:
+            return False
+        at = offset + length
+    return True

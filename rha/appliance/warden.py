@@ -8,70 +8,34 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from rha.appliance import maintenance
 from rha.appliance.replica import Replica
-from rha.errors import RhaError, StateError, StorageError
+from rha.appliance.replica_host import ReplicaHost
+from rha.errors import RhaError, StateError
 from rha.fence import taking
 from rha.fence.taking import Means
-from rha.image.storage_daemon import ImageSpec
 from rha.report import Point, Report
 from rha.scenario import Scenario
+from rha.switch import planned, switches
 from rha.switch import progress as ledger
-from rha.switch.failover import discard_substitute, run_failover, steps_ahead
-from rha.switch.progress import FAILED, Progress, Trigger, trigger
-from rha.units import show_seconds
+from rha.switch.failover import discard_substitute, is_revocable, run_failover
+from rha.switch.planned import run_switchover
+from rha.switch.progress import FAILED, ROLLING_BACK, Progress, Trigger, trigger
 from rha.vm.base import VmHost
 from rha.watch.verdict import Action, Observation, Verdict, judge
 from rha.watch.watcher import AskObserver, Watcher, asked_here
 
 LOOK_SECONDS = 0.5
 ENDED = "failover.ended"  # its time: when the last failover was ended
+RESUME_SECONDS = 600.0  # that a master may take to start what it has stopped
 RETRIES, RETRY_SECONDS = 5, 10.0  # of a failover that the appliance itself began: libvirt may be starting, too
 
 
-class ReplicaHost:
-    """What a failover needs of one replica (rha.switch.steps.FailoverHost)."""
-
-    def __init__(
-        self,
-        replica: Replica,
-        scenario: Scenario,
-        store: Path,
-        hang_up: Callable[[str], None],
-        means: Means,
-        say: Callable[[str], None],
-    ) -> None:
-        self.replica, self.scenario, self.store = replica, scenario, store
-        self.folder = replica.folder
-        self._hang_up, self._means, self._say = hang_up, means, say
-
-    def why_not_consistent(self) -> str | None:
-        return self.replica.why_no_point_after_spool()
-
-    def cut_off(self) -> None:
-        taking.cut_off(self.scenario, self._means, self._say)
-
-    def stop_receiving(self) -> None:
-        self.replica.retire()
-        self._hang_up(self.replica.name)
-
-    def apply_spool(self, limit_seconds: float) -> Point | None:
-        """Raises StorageError when the journal cannot be applied in time."""
-        if not self.replica.apply_spool(limit_seconds):
-            raise StorageError(
-                "the spool is not applied in time",
-                cause=f"{self.replica.spool_bytes()} bytes left after {show_seconds(limit_seconds)}",
-                hint=f"rha failover {self.replica.name} goes on with it",
-            )
-        return self.replica.point()
-
-    def close_images(self, at: Point | None = None) -> list[ImageSpec]:
-        """Raises StateError when the point has left the window."""
-        return self.replica.give_up_images(self.replica.points.find(str(at.lsn)) if at else None)
-
-
 class Warden(threading.Thread):
-    """One scenario's watch. `hang_up(scenario)` ends its connection, if there is one."""
+    """One scenario's watch. `hang_up(scenario)` ends its connection, if there is one; `order(verb, limit, **arguments)`
+    has its master do something (rha.engine.orders)."""
 
     def __init__(
         self,
@@ -81,10 +45,11 @@ class Warden(threading.Thread):
         hang_up: Callable[[str], None],
         means: Means,
         ask_observer: AskObserver,
+        order: Callable[..., Any],
     ) -> None:
         super().__init__(name=f"watch-{replica.name}", daemon=True)
         self.replica = replica
-        self._store, self._vm, self._hang_up, self._means = store, vm, hang_up, means
+        self._store, self.vm, self._hang_up, self._means, self._order = store, vm, hang_up, means, order
         self._begun = time.monotonic()
         self._stopping = threading.Event()
         self._watcher = Watcher(ask_observer, means.place.scripts)
@@ -93,7 +58,7 @@ class Warden(threading.Thread):
         self._bug = ""
         self._refused = ""  # why the last failover that was due has not begun
         self._failures = 0
-        self._retry_at = 0.0
+        self._retry_at = self._order_at = 0.0
         self._acting = threading.Lock()
 
     # Watching -------------------------------------------------------------------------------------------------
@@ -117,12 +82,14 @@ class Warden(threading.Thread):
             self.join()
 
     def _look(self) -> None:
-        if self._go_on_with_failover():
+        self._end_pause()
+        if self._go_on_with_switch():
             return
         self.replica.tend()
         scenario = self.replica.scenario
         if scenario is None:
             return
+        self._give_back()
         verdict = self._verdict = judge(self._observe(scenario))
         if verdict.ask:
             self._watcher.ask(scenario, time.monotonic() - self._silence())
@@ -131,7 +98,7 @@ class Warden(threading.Thread):
         if verdict.action is not Action.FAILOVER:
             self._refused = ""
         elif time.monotonic() >= self._retry_at:
-            self._fail_over(self._trigger("appliance", verdict.why))
+            self._fail_over(self.trigger("appliance", verdict.why))
 
     def _observe(self, scenario: Scenario) -> Observation:
         why = self.replica.why_no_point_after_spool()
@@ -150,7 +117,15 @@ class Warden(threading.Thread):
             why_not_fenced=taking.why_not_possible(scenario),
             calm_left=self._calm_left(scenario),
             told=self._told(),
+            paused=self.paused(),
         )
+
+    def _give_back(self) -> None:
+        """A master that stands still for a switch which is over, or was forgotten, serves again."""
+        beat = self.replica.last_heartbeat
+        is_released = bool(beat and beat.report and beat.report.released and self.replica.is_connected)
+        if is_released and self._may_order():
+            self._say(str(self._order("resume", RESUME_SECONDS)))
 
     def _silence(self) -> float:
         """Seconds since the master's last sign of life, or since this watch began."""
@@ -179,63 +154,84 @@ class Warden(threading.Thread):
 
     # Failing over ---------------------------------------------------------------------------------------------
 
-    def _trigger(self, by: str, reason: str) -> Trigger:
+    def trigger(self, by: str, reason: str) -> Trigger:
         return trigger(by, reason, self.replica.last_heartbeat, self.replica.heartbeat_age())
 
-    def _host(self) -> ReplicaHost:
+    def host(self) -> ReplicaHost:
         scenario = self.replica.scenario
         if scenario is None:
             raise StateError(f"{self.replica.name} was never connected", cause="its scenario is not known here")
-        return ReplicaHost(self.replica, scenario, self._store, self._hang_up, self._means, self._say)
+        return ReplicaHost(self.replica, scenario, self._store, self._hang_up, self._means, self._say, self._order)
 
-    def _go_on_with_failover(self) -> bool:
-        """True when a failover was begun. One that was cut off, or failed by itself, is tried again."""
+    def _go_on_with_switch(self) -> bool:
+        """True when a switch was begun that leaves nothing to be watched. One that was cut off, or failed by itself, is
+        tried again; a switchover that can be taken back is, and until it is the master is watched."""
         past = ledger.load(self.replica.folder)
         if past is None:
             return False
-        again = past.is_unfinished or (past.state == FAILED and past.trigger.by == "appliance")
-        if again and time.monotonic() >= self._retry_at and self._failures < RETRIES and not self._acting.locked():
-            self._fail_over(past.trigger)
+        if is_revocable(past):
+            if self._may_order() and not self._acting.locked():
+                self._roll_back()
+            return self._acting.locked()
+        may = time.monotonic() >= self._retry_at and not self._acting.locked()
+        again = past.is_unfinished or (past.state == FAILED and past.trigger.by == "appliance" and not self.paused())
+        if again and may and self._failures < RETRIES:
+            self._go_on(past)
         return True
 
-    def _fail_over(self, cause: Trigger) -> None:
+    def _may_order(self) -> bool:
+        """Is it time to tell the master to serve again? Then not again for a while."""
+        now = time.monotonic()
+        is_due = now >= self._order_at
+        if is_due:
+            self._order_at = now + RETRY_SECONDS
+        return is_due
+
+    def _roll_back(self) -> None:
         try:
-            self.fail_over(cause)
+            with self._acting:
+                planned.roll_back(self.host(), self.vm, say=self._say)
+        except RhaError as error:
+            self._say(f"a switchover is not rolled back yet: {error!s}".replace("\n", "; "))
+
+    def _go_on(self, past: Progress) -> None:
+        if past.kind == ledger.SWITCHOVER:
+            self._tried(lambda: self.switch_over(past.trigger))
+        else:
+            self._fail_over(past.trigger)
+
+    def _fail_over(self, cause: Trigger) -> None:
+        self._tried(lambda: self.fail_over(cause))
+
+    def _tried(self, act: Callable[[], object]) -> None:
+        """One attempt of the appliance's own."""
+        try:
+            act()
             self._failures = 0
         except RhaError as error:
+            self._retry_at = time.monotonic() + RETRY_SECONDS
             if ledger.load(self.replica.folder) is None:  # refused before anything began: tried again after a while
                 self._refused = f"failover refused: {error!s}".replace("\n", "; ")
-                self._retry_at = time.monotonic() + RETRY_SECONDS
                 self._say(self._refused)
                 return
             self._failures += 1
-            self._retry_at = time.monotonic() + RETRY_SECONDS
             self._say(f"failover failed ({self._failures} of {RETRIES}): {error!s}".replace("\n", "; "))
 
-    def fail_over(self, cause: Trigger, *, force: bool = False) -> Progress:
+    def fail_over(self, cause: Trigger, *, force: bool = False, wanted: Point | None = None) -> Progress:
         """Makes the substitute VM serve. Blocks until it does.
 
         Raises StateError when another failover is at work or the plan refuses, and the failed step's error.
         """
         with self._acting:
-            return run_failover(self._host(), self._vm, cause, force=force, say=self._say)
+            return run_failover(self.host(), self.vm, cause, force=force, wanted=wanted, say=self._say)
 
-    def fail_over_by_hand(self, person: str, *, force: bool, dry_run: bool) -> dict[str, object]:
-        """The answer to `rha failover`: `sentence` and `steps`.
+    def switch_over(self, cause: Trigger) -> Progress:
+        """The master hands its service over to a substitute VM. Blocks until that serves.
 
-        Raises StateError while the master is connected, unless forced; else as `fail_over`.
+        Raises as `run_switchover`.
         """
-        host = self._host()
-        if dry_run:
-            return {"sentence": "nothing was changed", "steps": steps_ahead(host, self._vm, force=force)}
-        if self.replica.is_connected and not force:
-            raise StateError(
-                f"the master of {self.replica.name} is connected",
-                cause="it is alive; a substitute beside it would make two that write",
-                hint=f"shut the master down first; rha failover {self.replica.name} --force overrules this",
-            )
-        progress = self.fail_over(self._trigger(person, "asked for by a person"), force=force)
-        return {"sentence": progress.sentence(), "steps": [step.sentence for step in progress.steps]}
+        with self._acting:
+            return run_switchover(self.host(), self.vm, cause, say=self._say)
 
     def discard(self) -> str:
         """Ends a failover: the substitute and everything it wrote are removed, and the appliance receives again.
@@ -243,9 +239,12 @@ class Warden(threading.Thread):
         Raises StateError when there is no failover, or one is at work.
         """
         folder, name = self.replica.folder, self.replica.name
-        if ledger.load(folder) is None:
+        past = ledger.load(folder)
+        if past is None:
             raise StateError(f"{name} has no substitute", cause="it has not failed over", hint="rha status")
-        discard_substitute(folder, self._vm, name, release=self._release, say=self._say)
+        if is_revocable(past):
+            raise StateError(f"a switchover of {name} is being rolled back", hint="rha status --watch")
+        discard_substitute(folder, self.vm, name, release=self._release, say=self._say)
         (folder / ENDED).touch()
         self.replica.restore_images()
         self._failures = 0
@@ -258,15 +257,34 @@ class Warden(threading.Thread):
             self._say(taking.release(scenario, self._means))
 
     def why_not_receive(self) -> StateError | None:
-        """The reason why the master may not connect: a substitute stands in its place."""
+        """The reason why the master may not connect: a substitute stands in its place. One that is only about to hand
+        over may: it has to be told what becomes of it."""
         past = ledger.load(self.replica.folder)
-        if past is None:
+        if past is None or is_revocable(past):
             return None
+        is_planned = past.kind == ledger.SWITCHOVER
+        advice = "" if is_planned else "keep it off the network; "
         return StateError(
-            f"{self.replica.name} has failed over: the master must not serve",
+            f"{self.replica.name} has {'switched' if is_planned else 'failed'} over: the master must not serve",
             cause=f"{past.sentence()}; {past.trigger.reason}",
-            hint=f"keep it off the network; on the appliance: rha status, or rha discard {self.replica.name}",
+            hint=f"{advice}on the appliance: rha status, or rha discard {self.replica.name}",
         )
+
+    # Maintenance ----------------------------------------------------------------------------------------------
+
+    def paused(self) -> str:
+        """The sentence of why nothing is done by itself; empty: it is."""
+        found = maintenance.load(self.replica.folder)
+        return found.sentence() if found and not found.is_over(time.time()) else ""
+
+    def _end_pause(self) -> None:
+        """Its time is over."""
+        folder = self.replica.folder
+        found = maintenance.load(folder)
+        if found and found.is_over(time.time()):
+            maintenance.end(folder)
+            switches.note(folder, "resume", "appliance", "its time is over", time.time(), f"it was {found.sentence()}")
+            self._say(f"no longer {found.sentence()}")
 
     # Report ---------------------------------------------------------------------------------------------------
 
@@ -275,14 +293,17 @@ class Warden(threading.Thread):
         report = self.replica.report()
         past = ledger.load(self.replica.folder)
         if past is not None:
-            report.vm = ledger.vm_report(past)
-            report.state, report.why = past.state, past.sentence()
-            report.health = "alarm" if past.state == FAILED else "warning"
+            report.vm = ledger.vm_report(past) if past.domain else None
+            report.state, report.why = past.state, past.why or past.state
+            report.health = "alarm" if past.state in (FAILED, ROLLING_BACK) else "warning"
             if past.point:
                 report.consistent = past.point
         elif self._verdict is not None and self._verdict.action is not Action.NONE:
             report.alarms = [*report.alarms, self._verdict.why, *filter(None, [self._refused])]
             report.health = "alarm"
+        report.paused = self.paused()
+        if report.paused and report.health == "ok":
+            report.health = "warning"
         if self._bug:
             report.alarms, report.health = [*report.alarms, self._bug], "alarm"
         return report

@@ -62,6 +62,26 @@ def _of_file_system(folder: Path, number: str) -> Iterator[str]:
         raise StorageError("unknown disks", cause=f"a file system of type {kind} does not say on which disks it is")
 
 
+def mounts_over(watched: Iterable[Device]) -> list[str]:
+    """One mount point of each file system that lies on one of these devices, in the order of mounting.
+
+    Raises StorageError when of a file system on block devices it is not known on which.
+    """
+    devices, found = list(watched), dict[str, str]()
+    for line in _MOUNTS.read_text().splitlines():
+        fields, _, rest = line.partition(" - ")
+        number, point = fields.split()[2], _plain(fields.split()[4])
+        if number in found or not rest.split()[1].startswith("/"):
+            continue
+        try:
+            below = devices_below(Path(point))
+        except OSError:  # unmounted meanwhile, or out of sight below another mount
+            continue
+        if any(device.overlaps(one.dev, one.start, one.sectors) for device in devices for one in below):
+            found[number] = point
+    return list(found.values())
+
+
 def type_of(folder: Path) -> str:
     """The type of the file system that a folder lies on, as the kernel calls it."""
     return _mount(folder.resolve())[0]
@@ -73,11 +93,16 @@ def _mount(folder: Path) -> tuple[str, str]:
     best, found = -1, ("", "")
     for line in _MOUNTS.read_text().splitlines():
         fields, _, rest = line.partition(" - ")
-        point = Path(re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), fields.split()[4]))
+        point = Path(_plain(fields.split()[4]))
         if folder.is_relative_to(point) and len(point.parts) >= best:  # the later of two on one point is the upper one
             kind, source = rest.split()[:2]
             best, found = len(point.parts), (kind, source)
     return found
+
+
+def _plain(field: str) -> str:
+    """mountinfo writes blanks and backslashes as octal escapes."""
+    return re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), field)
 
 
 def _of_btrfs(source: str) -> Iterator[str]:

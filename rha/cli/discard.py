@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
-from rha.control import local
-from rha.errors import StateError
+from rha.cli import ask, moving
 
 
 @click.command()
 @click.argument("scenario")
+@click.option("--reason", default="", help="For the history.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def command(scenario: str, yes: bool) -> None:
-    """End a failover: remove the substitute VM, receive again.
+def command(scenario: str, reason: str, yes: bool) -> None:
+    """End a failover or switchover: remove the substitute VM.
 
-    Run it on the appliance. What the substitute has written is removed with it; the replica below is as it was, and
-    the master may connect again.
+    Run it on the appliance. What the substitute has written is removed with it; the replica is as it was and receives
+    again. The master may connect again, and one that has handed over serves again.
     """
     click.echo(f"The substitute VM of {scenario} will be cut off and removed, with all that it wrote since it started.")
     if not yes:
-        if not sys.stdin.isatty():
-            cause, hint = "there is no terminal to ask on", f"rha discard {scenario} --yes"
-            raise StateError("not confirmed; nothing was changed", cause=cause, hint=hint)
-        if not click.confirm("Remove it now?", default=False):
-            raise StateError("not confirmed; nothing was changed")
-    answer = local.call(local.RUN_DIR / "appliance.sock", "discard", timeout=None, scenario=scenario)
-    click.echo(answer["sentence"])
+        moving.confirm("Remove it now?", f"rha discard {scenario} --yes")
+    click.echo(ask.appliance("discard", scenario=scenario, person=ask.person(), reason=reason)["sentence"])

@@ -2,62 +2,41 @@
 
 from __future__ import annotations
 
-import sys
-import threading
-import time
-from pathlib import Path
-from typing import Any
-
 import click
-import msgspec
 
-from rha import statusview
+from rha.cli import ask, moving
 from rha.control import local
-from rha.errors import RhaError, StateError
 from rha.report import Report
-
-POLL_SECONDS = 0.5
 
 
 @click.command()
 @click.argument("scenario")
+@click.option("--at", metavar="POINT", default="", help="From an earlier point: LSN, time, duration (ago), bookmark.")
+@click.option("--reason", default="", help="For the history.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done; do nothing.")
 @click.option("--force", is_flag=True, help="Overrule the appliance's objections.")
-def command(scenario: str, yes: bool, dry_run: bool, force: bool) -> None:
+def command(scenario: str, at: str, reason: str, yes: bool, dry_run: bool, force: bool) -> None:
     """The master is dead: start its substitute VM now.
 
-    Run it on the appliance. Shows the state first and asks.
+    Run it on the appliance. Shows the state first and asks. A master that lives hands over by rha switchover.
     """
     socket = local.RUN_DIR / "appliance.sock"
-    before = report_of(socket, scenario)
-    now = time.time()
-    click.echo(statusview.render([statusview.fresh_or_unknown(before, now)], now, colour=sys.stdout.isatty()))
-    click.echo("\n" + consequence(before, force=force))
+    before = moving.report_of(socket, scenario)
+    moving.show(before)
+    click.echo("\n" + consequence(before, force=force, at=at))
     if not dry_run and not yes:
-        _confirm(scenario)
-    words = {"scenario": scenario, "force": force, "dry_run": dry_run}
-    for line in outcome(_accompanied(socket, words)):
-        click.echo(line)
+        moving.confirm(f"Fail over {scenario} now?", f"rha failover {scenario} --yes")
+    words = {"force": force, "dry_run": dry_run, "person": ask.person(), "reason": reason, "at": at}
+    moving.act(socket, "failover", scenario=scenario, **words)
 
 
-def report_of(socket: Path, scenario: str) -> Report:
-    """The appliance's report of a scenario.
-
-    Raises StateError when the appliance does not have it.
-    """
-    reports = msgspec.convert(local.call(socket, "status"), list[Report])
-    for report in reports:
-        if report.scenario == scenario:
-            return report
-    known = ", ".join(report.scenario for report in reports) or "none"
-    raise StateError(f"the appliance has no scenario {scenario!r}", cause=f"it has: {known}", hint="rha status")
-
-
-def consequence(report: Report, *, force: bool) -> str:
+def consequence(report: Report, *, force: bool, at: str = "") -> str:
     """What a failover would do now, in words."""
     lines = [f"A substitute VM of {report.scenario} will start from the replica and serve in the master's place."]
-    if report.consistent is None:
+    if at:
+        lines.append(f"It will show the point {at}: EVERYTHING WRITTEN AFTER IT IS NOT THERE. The replica keeps it.")
+    elif report.consistent is None:
         lines.append("There is no consistent point: the VM may not boot.")
     else:
         lines.append("Writes that the master made after the consistent point above are not in it.")
@@ -68,61 +47,3 @@ def consequence(report: Report, *, force: bool) -> str:
     if force:
         lines.append("--force: the appliance's own objections are overruled.")
     return "\n".join(lines)
-
-
-def _confirm(scenario: str) -> None:
-    if not sys.stdin.isatty():
-        hint = f"rha failover {scenario} --yes"
-        raise StateError("not confirmed; nothing was changed", cause="there is no terminal to ask on", hint=hint)
-    if not click.confirm(f"Fail over {scenario} now?", default=False):
-        raise StateError("not confirmed; nothing was changed")
-
-
-def _accompanied(socket: Path, words: dict[str, Any]) -> Any:
-    """The answer to `failover`; while the appliance works, each new state is printed.
-
-    Raises what the appliance answers, or NetworkError with Exit.UNKNOWN when it hangs up before it has answered.
-    """
-    result: list[Any] = []
-    failure: list[RhaError] = []
-
-    def ask() -> None:
-        try:
-            result.append(local.call(socket, "failover", timeout=None, **words))
-        except RhaError as error:
-            failure.append(error)
-
-    worker = threading.Thread(target=ask, name="failover", daemon=True)
-    worker.start()
-    shown = ""
-    while worker.is_alive():
-        worker.join(POLL_SECONDS)
-        shown = _progress(socket, words["scenario"], shown)
-    if failure:
-        raise failure[0]
-    return result[0]
-
-
-def _progress(socket: Path, scenario: str, shown: str) -> str:
-    """Prints the scenario's state when it is another than `shown`; returns the one that stands there now."""
-    try:
-        line = progress_line(report_of(socket, scenario))
-    except RhaError as error:  # the failover's own answer decides; a missed look is only said
-        line = f"no progress known: {error.what}"
-    if line != shown:
-        click.echo(f"{time.strftime('%H:%M:%S')}  {line}")
-    return line
-
-
-def progress_line(report: Report) -> str:
-    """Where a failover stands."""
-    vm = f"; VM {report.vm.domain} {report.vm.state}" if report.vm else ""
-    return f"{report.state}: {report.why}{vm}"
-
-
-def outcome(answer: object) -> list[str]:
-    """The answer as lines: its `steps` (what would be, or was, done) and its `sentence`."""
-    if not isinstance(answer, dict):
-        return [] if answer is None else [str(answer)]
-    steps = [f"  {number}. {step}" for number, step in enumerate(answer.get("steps", []), 1)]
-    return [*steps, *([answer["sentence"]] if "sentence" in answer else [])]

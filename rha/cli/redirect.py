@@ -115,10 +115,10 @@ def _load(scenario: str, store: Path) -> Scenario:
 
 
 def _place(scenario: Scenario, side: Side, store: Path) -> Place:
-    if side == "master":
-        return Place(scenario=scenario.name, side=side, memory=store / "engine" / scenario.name / "redirect")
-    from rha.redirect.base import replica_place
+    from rha.redirect.base import master_place, replica_place
 
+    if side == "master":
+        return master_place(scenario.name, store / "engine" / scenario.name)
     return replica_place(scenario.name, store / scenario.name)
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 from rha import pointsview
-from rha.cli import ask
-from rha.errors import StateError
+from rha.cli import ask, moving
 from rha.units import show_bytes
 
 
@@ -31,16 +28,8 @@ def command(scenario: str, point: str, yes: bool, dry_run: bool) -> None:
     if dry_run:
         return
     if not yes:
-        _confirm(scenario, point)
+        moving.confirm("Rewind it now?", f"rha rewind {scenario} --to {point} --yes")
     # By its LSN: what a duration means has moved on while a person thought about it.
     done = ask.appliance("rewind", scenario=scenario, at=str(found["lsn"]), by=ask.person())
     click.echo(f"{scenario} is at {pointsview.place(done['lsn'], done['time'])}; this state is LSN {done['now']}")
     click.echo(f"undo it with: rha rewind {scenario} --to {done['before']}")
-
-
-def _confirm(scenario: str, point: str) -> None:
-    if not sys.stdin.isatty():
-        hint = f"rha rewind {scenario} --to {point} --yes"
-        raise StateError("not confirmed; nothing was changed", cause="there is no terminal to ask on", hint=hint)
-    if not click.confirm("Rewind it now?", default=False):
-        raise StateError("not confirmed; nothing was changed")

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from rha.decoding import from_json
 from rha.errors import Exit, HostError, NetworkError, RhaError
 
 Handler = Callable[..., Any]
@@ -38,7 +39,7 @@ class _Request(socketserver.StreamRequestHandler):
 
     def _answer(self, line: bytes) -> _Answer:
         try:
-            words = msgspec.json.decode(line, type=dict[str, Any])
+            words = from_json(line, dict[str, Any])
             verb = self.server.handlers[words.pop("verb")]  # type: ignore[attr-defined]
             return _Answer(value=verb(**words))
         except RhaError as error:
@@ -103,7 +104,7 @@ def call(path: Path, verb: str, *, timeout: float | None = 10.0, **words: Any) -
             raise NetworkError(f"no answer from {path}", cause=cause, hint="rha status", code=Exit.UNKNOWN) from error
     if not line:
         raise NetworkError(f"the daemon on {path} hung up", cause="no answer before the end", code=Exit.UNKNOWN)
-    answer = msgspec.json.decode(line, type=_Answer)
+    answer = from_json(line, _Answer)
     if answer.error is not None:
         raise RhaError(answer.error, cause=answer.cause, hint=answer.hint, code=Exit(answer.code))
     return answer.value

@@ -61,7 +61,7 @@ def _serve(scenario: Scenario, beside: Beside, socket_path: Path) -> int:
     service = _Service(scenario, attached, history, beside)
     signal.signal(signal.SIGTERM, service.on_signal)
     signal.signal(signal.SIGINT, service.on_signal)
-    handlers = {"status": service.status, "verify": service.verify, "history": history.recent}
+    handlers = {"status": service.status, "verify": service.verify, "history": history.recent, "resume": service.resume}
     with local.serve(socket_path, handlers):
         service.run()
     lastrun.save(folder, ended=True)
@@ -80,7 +80,7 @@ class _Service:
     def _begin(self, attached: Attached) -> Engine:
         print(f"rha engine {self._scenario.name}: {attached.sentence}", flush=True)
         engine = Engine(self._scenario, attached, self._history)
-        engine.add = self._beside.fill
+        engine.add, engine.release = self._beside.fill, self._beside.release
         return engine
 
     def run(self) -> None:
@@ -116,6 +116,10 @@ class _Service:
 
     def verify(self) -> dict[str, Any]:
         return self._engine.verify()
+
+    def resume(self) -> dict[str, Any]:
+        """A person on the master takes the service back."""
+        return {"sentence": self._beside.release.resume()}
 
 
 def unload(scenario: Scenario) -> bool:

@@ -5,6 +5,7 @@ Effects only; what to do is decided in state.py, what is known of the disks stan
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
@@ -12,11 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rha.capture.flush import flush
 from rha.engine import orders, reporting, spooler
 from rha.engine.attach import Attached
 from rha.engine.disks import Disks, Loss
 from rha.engine.history import History
 from rha.engine.life import Life, life_of, look
+from rha.engine.release import Release
 from rha.engine.resync import Round
 from rha.engine.session import Refused, Session
 from rha.engine.state import SPOOL_MOVED, Cause, DiskView, Resync, next_action
@@ -39,6 +42,7 @@ class Engine:
         self.scenario, self.capture = scenario, attached.capture
         self.disks = Disks([disk.name for disk in scenario.disk], self.capture, history, attached.cause)
         self.add: Callable[[Report], Report] = lambda report: report  # what the daemon does beside, for the report
+        self.release: Release | None = None  # the daemon's
         self.must_attach_again = ""  # why, once `run` has ended for that
         self._lock = self.disks.lock
         self._history = history
@@ -219,6 +223,8 @@ class Engine:
         """Whether the devices are what they were, and what the probe lost while no session asks."""
         while not self._stop.wait(WATCH_SECONDS):
             self.disks.look()
+            if self.release:
+                self.release.tend(connected=self._session is not None)
             seen = [look(disk.device) for disk in self.scenario.disk]
             lives = [life_of(device, self.capture.sectors(i), seen[i]) for i, device in enumerate(self.capture.devices)]
             with self._lock:
@@ -290,6 +296,30 @@ class Engine:
         """The master's clock, and the LSN below which every write is that was submitted before it."""
         now = time.time()
         return now, self.capture.lsn_base + self.backlog.producer
+
+    def must_be_ordered(self) -> None:
+        """Raises StateError when the disks are not in write order, or being compared."""
+        with self._lock:
+            if self._round or self._verification or not self.disks.all_ordered():
+                cause = "a sync or verification is due or running"
+                raise StateError("the disks are not in write order", cause=cause, hint="rha status")
+
+    def settle(self) -> list[str]:
+        """Writes out what memory holds of the disks, and waits until all that was submitted has ended. What was done,
+        in sentences.
+
+        Raises StateError when the disks are not in write order, DeviceError.
+        """
+        with self._lock:
+            self.must_be_ordered()
+            self._hold_rounds_until = math.inf  # a round drains as well, and only one may
+        try:
+            said = flush(self.capture.devices)
+            ways = [f"{disk.name}: {self.capture.drain(i)}" for i, disk in enumerate(self.scenario.disk)]
+            return [*said, f"drained ({'; '.join(ways)})"]
+        finally:
+            with self._lock:
+                self._hold_rounds_until = 0.0
 
     def verify(self) -> dict[str, Any]:
         """Compares every disk with its image. Raises StateError when a resync runs or no appliance is connected."""

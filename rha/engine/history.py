@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from rha.decoding import from_json
 from rha.report import Sync
 
 STATE_DIR = Path(os.environ.get("RHA_STATE_DIR", "/var/lib/rha/engine"))  # for a second instance on one host
@@ -54,7 +55,7 @@ def read(folder: Path) -> list[Change]:
             continue
         for line in lines:
             try:
-                found.append(msgspec.json.decode(line, type=Change))
+                found.append(from_json(line, Change))
             except msgspec.MsgspecError:
                 continue
     return found

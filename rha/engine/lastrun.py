@@ -7,6 +7,8 @@ from typing import Literal
 
 import msgspec
 
+from rha.decoding import from_json
+
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -25,7 +27,7 @@ def boot_id() -> str:
 def load(folder: Path) -> LastRun | None:
     """The note, or None when there is none that can be read."""
     try:
-        return msgspec.json.decode((folder / "last-run.json").read_bytes(), type=LastRun)
+        return from_json((folder / "last-run.json").read_bytes(), LastRun)
     except (OSError, msgspec.MsgspecError):
         return None
 

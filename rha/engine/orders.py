@@ -11,6 +11,7 @@ from rha.wire.orders import Handler
 
 if TYPE_CHECKING:
     from rha.engine.engine import Engine
+    from rha.engine.release import Release
 
 
 def handlers(engine: Engine) -> dict[str, Handler]:
@@ -20,4 +21,21 @@ def handlers(engine: Engine) -> dict[str, Handler]:
         now, lsn = engine.position()
         return {"time": now, "lsn": lsn}
 
-    return {"position": position}
+    given = {"position": position}
+    return {**given, **_release(engine, engine.release)} if engine.release else given
+
+
+def _release(engine: Engine, release: Release) -> dict[str, Handler]:
+    """A switchover's (release.py)."""
+
+    def stand_still() -> dict[str, Any]:
+        now, lsn, said = release.release(engine)
+        return {"time": now, "lsn": lsn, "said": said}
+
+    return {
+        "may_release": lambda: release.check(engine),
+        "release": stand_still,
+        "hand_over": release.hand_over,
+        "power_off": release.power_off,
+        "resume": release.resume,
+    }

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from rha.errors import HostError, RhaError, StorageError
+from rha.errors import HostError, RhaError, StateError, StorageError
 from rha.fence import permit, sentry, terms
 from rha.fence.etcd import Access, Etcd
 from rha.fence.permit import Permit
@@ -57,6 +57,8 @@ class Holder(threading.Thread):
         self._failure = ""
         self._said = ""
         self._next = Next(Move.WAIT, "not asked yet")
+        self._held_back = ""  # why nothing is served, though the lease is held
+        self._permit_lock = threading.Lock()
 
     def run(self) -> None:
         while not self._stopping.is_set():
@@ -87,7 +89,7 @@ class Holder(threading.Thread):
             self._failure = ""
             if granted:
                 self._until = terms.serve_until(asked, min(granted, self._lease.ttl), self._lease.stop_limit)
-                self._permit(self._until, "the lease could not be renewed")
+                self._allow(self._until)
         elif move is Move.YIELD:
             self._permit(0.0, self._next.why)
             self._until = None
@@ -118,6 +120,43 @@ class Holder(threading.Thread):
             return 0.0
         self._owner = held.value
         return granted if (held.value, held.lease) == (self._me, self._number) else 0.0
+
+    # Handing over ---------------------------------------------------------------------------------------------
+
+    def hold_back(self, why: str) -> None:
+        """From now on nothing is served, while the lease is kept: nobody else can take it. Raises StorageError."""
+        with self._permit_lock:
+            self._held_back = why
+            if self.ident is not None:
+                self._permit(0.0, why)
+
+    def go_on(self) -> None:
+        """Serves again as soon as the lease is held."""
+        with self._permit_lock:
+            self._held_back, self._asked = "", 0.0  # it is renewed at once
+
+    def hand_over(self, to: str) -> None:
+        """Makes the lease another's, in one step: at no moment is it nobody's. May be repeated.
+
+        Raises StateError when this master does not hold it, NetworkError when etcd does not answer.
+        """
+        held = self._etcd.read(self._key)
+        if held and held.value == self._me:
+            held = self._etcd.put_if(self._key, to, lease=0, revision=held.mod_revision)
+            if held is None:
+                return
+        if held is None or held.value != to:
+            owner = held.value if held and held.value else "nobody"
+            raise StateError("this master does not hold its lease", cause=f"{owner} does", hint="rha status")
+
+    def other_owner(self) -> str:
+        """Who else holds the lease, asked now; empty: nobody. Raises NetworkError."""
+        held = self._etcd.read(self._key)
+        return held.value if held and held.value != self._me else ""
+
+    def _allow(self, until: float) -> None:
+        with self._permit_lock:
+            self._permit(0.0 if self._held_back else until, self._held_back or "the lease could not be renewed")
 
     # The sentry -----------------------------------------------------------------------------------------------
 

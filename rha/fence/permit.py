@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from rha.decoding import from_json
 from rha.errors import StorageError
 from rha.scenario import Lease, decode_unit, encode_unit
 
@@ -57,7 +58,7 @@ def store(path: Path, value: Permit | Standing) -> None:
 def load(path: Path) -> Permit | None:
     """The permit of this boot; None when there is none. One that cannot be read is none: serving ends."""
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=Permit, dec_hook=decode_unit)
+        found = from_json(path.read_bytes(), Permit, dec_hook=decode_unit)
     except (OSError, msgspec.MsgspecError):
         return None
     return found if found.boot == boot() else None
@@ -66,6 +67,6 @@ def load(path: Path) -> Permit | None:
 def standing(path: Path) -> Standing | None:
     """What the sentry said last, or None."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Standing)
+        return from_json(path.read_bytes(), Standing)
     except (OSError, msgspec.MsgspecError):
         return None

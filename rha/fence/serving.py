@@ -14,13 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from rha import systemd
 from rha.errors import HostError, NetworkError, RhaError, StateError
 from rha.redirect import links, segment
 from rha.scenario import Lease
 from rha.units import show_seconds
 
 KILL_SECONDS = 1.0  # of `stop_limit`, for units that were asked in vain
-ASK_SECONDS = 1.0  # within SLACK_SECONDS of terms.py: nothing else is done meanwhile
 SYSRQ = Path("/proc/sysrq-trigger")
 
 
@@ -37,6 +37,7 @@ class Serving:
 
     def __init__(self, lease: Lease, say: Callable[[str], None], host: Host = Host()) -> None:
         self._lease, self._say, self._host = lease, say, host
+        self._units = systemd.Units(host.systemctl)
         self._started = set[str]()
         self._addresses = [ipaddress.ip_interface(text) for text in lease.addresses]
 
@@ -96,7 +97,7 @@ class Serving:
         """Addresses off, units stopped, killed where that takes too long. Returns what serves still, in sentences."""
         until = time.monotonic() + self._lease.stop_limit
         left = self._take_off()
-        running = [unit for unit in reversed(self._lease.units) if self._is_active(unit)]
+        running = [unit for unit in reversed(self._lease.units) if not self._units.is_off(unit)]
         for unit in running:
             self._ask("stop", "--no-block", unit)
         running = self._wait_ended(running, until - KILL_SECONDS)
@@ -121,7 +122,7 @@ class Serving:
 
     def _wait_ended(self, units: list[str], until: float) -> list[str]:
         """The units that run still when all have ended or time is up."""
-        while units := [unit for unit in units if self._is_active(unit)]:
+        while units := [unit for unit in units if not self._units.is_off(unit)]:
             if time.monotonic() >= until:
                 return units
             time.sleep(0.05)
@@ -135,21 +136,11 @@ class Serving:
 
     # systemd --------------------------------------------------------------------------------------------------
 
-    def _is_active(self, unit: str) -> bool:
-        """Active, or on its way there or back. A manager that does not answer is no proof that a unit has ended."""
-        return self._state(unit) not in ("inactive", "failed")
-
     def _state(self, unit: str) -> str:
-        """`unknown`: systemd has not answered."""
-        done = self._ask("show", "--property=ActiveState", "--value", unit)
-        return done.stdout.strip() if done.returncode == 0 and done.stdout.strip() else "unknown"
+        return self._units.state(unit)
 
     def _ask(self, *words: str) -> subprocess.CompletedProcess[str]:
-        command = [*self._host.systemctl, *words]
-        try:
-            return subprocess.run(command, capture_output=True, text=True, timeout=ASK_SECONDS, check=False)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            return subprocess.CompletedProcess(command, 255, "", str(error))
+        return systemd.ask(self._host.systemctl, *words)
 
     def why_not(self) -> RhaError | None:
         """The reason why this host could not serve by this lease, or None. Changes nothing."""

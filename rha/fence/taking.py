@@ -135,6 +135,11 @@ def take(etcd: Etcd, scenario: Scenario, me: str, *, is_off: bool) -> str:
         time.sleep(WAIT_SECONDS)
 
 
+def own(scenario: Scenario, means: Means, say: Say) -> None:
+    """Makes sure that a lease which was handed over is this appliance's. Raises StateError, NetworkError."""
+    say(take(_etcd(scenario.lease, means), scenario, means.me, is_off=False))
+
+
 def release(scenario: Scenario, means: Means) -> str:
     """Gives the lease back, so that the master may serve again. Raises NetworkError when etcd does not answer."""
     etcd, key = _etcd(scenario.lease, means), key_of(scenario.name)

@@ -39,6 +39,7 @@ _HEADER = struct.Struct(">4sIQIIQIIQQIIQQ")
 _MAGIC = b"QFI\xfb"
 _CLUSTER_BITS = range(9, 22)
 _MAX_L1_BYTES = 32 << 20
+_MAX_PLACE = 1 << 62  # a file's offset has 63 bits
 
 
 class Layout(NamedTuple):
@@ -132,7 +133,7 @@ def read_layout(fd: int) -> Layout | None:
     magic, version, _, _, bits, _, crypt, count, place, _, _, snapshots, _, incompatible = _HEADER.unpack(head)
     if magic != _MAGIC or version != 3 or crypt or snapshots or incompatible or bits not in _CLUSTER_BITS:
         return None
-    if not 0 < count * 8 <= _MAX_L1_BYTES:
+    if not 0 < count * 8 <= _MAX_L1_BYTES or place > _MAX_PLACE:
         return None
     raw = os.pread(fd, count * 8, place)
     return Layout(bits, np.frombuffer(raw, ">u8").astype(np.uint64)) if len(raw) == count * 8 else None

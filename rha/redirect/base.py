@@ -23,6 +23,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from rha.decoding import from_json
 from rha.errors import RhaError, StateError, StorageError
 from rha.scenario import decode_unit, encode_unit
 from rha.units import show_seconds
@@ -63,6 +64,11 @@ def replica_place(scenario: str, folder: Path) -> Place:
     return Place(scenario=scenario, side="replica", memory=folder / "redirect")
 
 
+def master_place(scenario: str, folder: Path) -> Place:
+    """The master's side; `folder`: where its engine keeps what must survive it."""
+    return Place(scenario=scenario, side="master", memory=folder / "redirect")
+
+
 class Deadline:
     """The time limit of one act."""
 
@@ -95,7 +101,7 @@ class Memory:
     def load(self, kind: type[T]) -> T | None:
         """None: nothing was changed. Raises StorageError when it cannot be read."""
         try:
-            return msgspec.json.decode(self.path.read_bytes(), type=kind, dec_hook=decode_unit)
+            return from_json(self.path.read_bytes(), kind, dec_hook=decode_unit)
         except FileNotFoundError:
             return None
         except (OSError, msgspec.MsgspecError) as error:

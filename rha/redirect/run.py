@@ -18,7 +18,7 @@ import contextlib
 import fcntl
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import msgspec
@@ -60,9 +60,12 @@ def plan(tables: list[Redirect], place: Place, act: Act) -> Sentences:
     return [part.describe(act) for part in in_order(tables, place)]
 
 
-def check(tables: list[Redirect], place: Place) -> Sentences:
-    """Everything that speaks against `apply` at once; changes nothing. Raises RhaError."""
-    said, failures = _each(in_order(tables, place), Act.CHECK)
+def check(tables: list[Redirect], place: Place, but: Collection[str] = ()) -> Sentences:
+    """Everything that speaks against `apply` at once; changes nothing. `but`: types that are left out.
+
+    Raises RhaError.
+    """
+    said, failures = _each([part for part in in_order(tables, place) if part.type not in but], Act.CHECK)
     if failures:
         raise _joined("the redirections cannot be applied; nothing was changed", failures)
     return said

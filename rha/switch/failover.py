@@ -6,24 +6,26 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rha.errors import StateError
+from rha.errors import StateError, VmError
 from rha.redirect import run as redirect
 from rha.redirect.base import replica_place
 from rha.report import Point
 from rha.switch import progress as ledger
 from rha.switch import switches
 from rha.switch.plan import CHECKS, Step, StepName, World, is_image_in_use, plan
-from rha.switch.progress import RUNNING, SERVING, Progress, Trigger
-from rha.switch.runner import Run, Say, alone, log
+from rha.switch.progress import FAILED, RUNNING, SERVING, SWITCHOVER, Attempt, Progress, Trigger
+from rha.switch.runner import Run, Say, alone, in_words, log
 from rha.switch.steps import FailoverHost, Steps, remove_overlays
 from rha.units import show_seconds
 from rha.vm.accelerator import Accelerator, choose
 from rha.vm.base import VmHost, domain_name
 
+BACK_SECONDS = (300.0, 1800.0, 10800.0, 86400.0)  # from the point that does not boot to the next one to be tried
+
 
 def look(host: FailoverHost, vm: VmHost, *, force: bool = False, wanted: Point | None = None) -> World:
     """The snapshot that `plan` wants. Once a substitute was started the images are not asked for anything."""
-    past = ledger.load(host.folder)
+    past = _standing(host.folder)
     wanted = wanted or (past.wanted if past else None)
     begun = past.begun if past else frozenset()
     return World(
@@ -34,6 +36,7 @@ def look(host: FailoverHost, vm: VmHost, *, force: bool = False, wanted: Point |
         serving=bool(past and past.state == SERVING),
         domain=vm.state(domain_name(host.scenario.name)),
         at=show_point(wanted),
+        kind=past.kind if past else "",
     )
 
 
@@ -64,14 +67,81 @@ def run_failover(
     StateError, with nothing changed, when the plan refuses or another switch of the scenario is at work.
     """
     with alone(host.folder):
-        past = ledger.load(host.folder)
+        past = _standing(host.folder)
+        _must_be_open(past, wanted)
         todo = plan(look(host, vm, force=force, wanted=wanted))
+        _give_up_switchover(host.folder, past)
         progress = past or Progress(scenario=host.scenario.name, trigger=cause)
         progress.wanted = wanted or progress.wanted
         progress.state, progress.why, progress.forced = RUNNING, "", force or progress.forced
         run = Run(host.folder, progress, Steps(host, vm, progress, choose_accelerator).effects, say)
-        do_all(run, todo, checked=past is None)
-    return progress
+        is_checked = past is None
+        while True:
+            try:
+                do_all(run, todo, checked=is_checked)
+                return progress
+            except VmError as error:
+                if not _goes_back(run, host, vm, error):
+                    raise
+            todo, is_checked = plan(look(host, vm, force=progress.forced)), False
+
+
+def _goes_back(run: Run, host: FailoverHost, vm: VmHost, error: VmError) -> bool:
+    """The substitute did not come to serve, and nobody was led to it: an earlier point is to be tried. False: none may
+    be, or there is none.
+
+    What the guest has written is given up with its overlays. A point that a person has asked for is not replaced.
+    """
+    progress = run.progress
+    is_ours = bool(progress.tried) or progress.wanted is None
+    left = host.scenario.vm.candidates - len(progress.tried)
+    if (
+        not progress.steps
+        or progress.steps[-1].name != StepName.WAIT_READY
+        or not is_ours
+        or left <= 0
+        or progress.point is None
+    ):
+        return False
+    found = host.earlier_point(progress.point, BACK_SECONDS[min(len(progress.tried), len(BACK_SECONDS) - 1)])
+    if found is None:
+        run.say(f"no point before {show_point(progress.point)} can be tried")
+        return False
+    vm.destroy(progress.domain)
+    why = f"{show_point(progress.point)} does not boot to a service"
+    progress.tried = [*progress.tried, Attempt(point=progress.point, why=in_words(error))]
+    progress.wanted, progress.steps, progress.state, progress.why = found, [], RUNNING, ""
+    run.store()
+    run.say(f"{why}: trying an EARLIER point, {show_point(found)}; {left - 1} more may be tried")
+    return True
+
+
+def is_revocable(past: Progress) -> bool:
+    """Has a switchover begun that can, and so must, be taken back?"""
+    return past.kind == SWITCHOVER and not is_image_in_use(past.begun)
+
+
+def _standing(folder: Path) -> Progress | None:
+    """The switch to go on with. A switchover that was to be taken back is none: its master is lost."""
+    past = ledger.load(folder)
+    return None if past is None or is_revocable(past) else past
+
+
+def _give_up_switchover(folder: Path, past: Progress | None) -> None:
+    """A failover begins in the place of a switchover that could not be taken back. Raises StorageError."""
+    if past is None and (given_up := ledger.load(folder)) is not None:
+        given_up.state, given_up.why = FAILED, f"the master was lost, a failover began; {given_up.why}"
+        switches.record(folder, given_up, given_up.trigger.decided)
+
+
+def _must_be_open(past: Progress | None, wanted: Point | None) -> None:
+    """Raises StateError when a point is asked for and a substitute was started from another one."""
+    if past and wanted and is_image_in_use(past.begun) and wanted != past.wanted:
+        raise StateError(
+            f"the substitute of {past.scenario} was started already",
+            cause=f"from {show_point(past.point) or 'the images as they were'}; it may have written since",
+            hint=f"rha discard {past.scenario} removes it with all that it wrote",
+        )
 
 
 def do_all(run: Run, todo: Sequence[Step], *, checked: bool) -> None:
@@ -86,11 +156,18 @@ def do_all(run: Run, todo: Sequence[Step], *, checked: bool) -> None:
             if step.name not in CHECKS:
                 run.do(step)
     except Exception:
-        if run.progress.begun == {StepName.FENCE}:  # the master may serve still: nothing has begun, it may connect
+        if (
+            run.progress.begun == {StepName.FENCE} and not run.progress.tried
+        ):  # the master may serve still: nothing has begun, it may connect
             (run.folder / ledger.FILE).unlink()
             raise
         switches.record(run.folder, run.progress, begun)
         raise
+    ended_well(run, begun)
+
+
+def ended_well(run: Run, begun: float) -> None:
+    """A substitute serves. `begun`: of this attempt. Raises StorageError."""
     run.progress.state, run.progress.why = SERVING, outcome(run.progress)
     run.store()
     switches.record(run.folder, run.progress, begun)
@@ -109,6 +186,8 @@ def outcome(progress: Progress) -> str:
         )
         if seconds is not None
     ]
+    if progress.tried:
+        known.append(f"from {show_point(progress.point)}: {len(progress.tried)} newer did NOT boot")
     return ", ".join([f"domain {progress.domain} ({progress.accelerator}: {progress.accelerator_why})", *known])
 
 

@@ -31,6 +31,8 @@ class StepName(StrEnum):
     CLOSE_IMAGES = "close-images"
     MAKE_OVERLAY = "make-overlay"
     DEFINE_DOMAIN = "define-domain"
+    HAND_OVER = "hand-over"
+    CHECK_CLIENTS = "check-clients"
     POWER_OFF = "power-off"
     START_DOMAIN = "start-domain"
     WAIT_READY = "wait-ready"
@@ -57,7 +59,8 @@ NO_RETURN = frozenset({StepName.POWER_OFF, StepName.START_DOMAIN})
 class World:
     """The snapshot. `why_inconsistent`: None iff the images show a state of the master. `begun`: steps that an earlier
     run has begun; empty for a new failover. `serving`: an earlier run has ended well. `domain`: the substitute's state
-    now. `at`: the point that was asked for, in words; empty: the newest.
+    now. `at`: the point that was asked for, in words; empty: the newest. `kind`: what has begun (progress.py); empty:
+    nothing.
     """
 
     scenario: Scenario
@@ -67,6 +70,7 @@ class World:
     serving: bool
     domain: DomainState
     at: str = ""
+    kind: str = ""
 
 
 def is_image_in_use(begun: frozenset[str]) -> bool:
@@ -80,12 +84,7 @@ def plan(world: World) -> tuple[Step, ...]:
     Raises StateError when a substitute serves already, when a domain runs that no failover has started, and when the
     images are not consistent and nobody forces.
     """
-    if world.serving and world.domain in (DomainState.RUNNING, DomainState.PAUSED):
-        raise StateError(
-            f"the substitute VM of {world.scenario.name} serves already",
-            cause=f"domain {domain_name(world.scenario.name)} is {world.domain}",
-            hint="rha status",
-        )
+    must_not_serve(world)
     if is_image_in_use(world.begun):
         return (*domain_steps(world), *ending(world))
     check_new(world)
@@ -97,6 +96,16 @@ def plan(world: World) -> tuple[Step, ...]:
         *domain_steps(world),
         *ending(world),
     )
+
+
+def must_not_serve(world: World) -> None:
+    """Raises StateError when a substitute serves already."""
+    if world.serving and world.domain in (DomainState.RUNNING, DomainState.PAUSED):
+        raise StateError(
+            f"the substitute VM of {world.scenario.name} serves already",
+            cause=f"domain {domain_name(world.scenario.name)} is {world.domain}",
+            hint="rha status",
+        )
 
 
 def redirect_check(world: World) -> list[Step]:

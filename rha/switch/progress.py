@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from rha.appliance.catalog import save
+from rha.decoding import from_json
 from rha.errors import StorageError
 from rha.report import Point, VmReport
 from rha.wire.messages import Heartbeat
@@ -165,7 +166,7 @@ def load(folder: Path) -> Progress | None:
     """The failover of a scenario's folder; None: there is none. Raises StorageError when its file cannot be read."""
     path = folder / FILE
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Progress)
+        return from_json(path.read_bytes(), Progress)
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError) as error:

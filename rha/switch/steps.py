@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Protocol
@@ -61,6 +61,10 @@ class FailoverHost(Protocol):
         """Writes the checkpoint and lets go of the images; in the order of the disks. `at`: what is returned shows this
         earlier point. Raises StorageError, StateError when there is no such point any more."""
 
+    def earlier_point(self, before: Point, seconds: float) -> Point | None:
+        """The newest bookmark of the `seconds` before a point, else the point so long before it; None: there is
+        none."""
+
 
 class Steps:
     """The effects of every switch that ends in a substitute; results go into `progress`, which the runner saves. Kinds
@@ -89,8 +93,8 @@ class Steps:
             StepName.RECORD: Effect(lambda _: measure(self.progress)),
         }
 
-    def _check_redirect(self) -> None:
-        redirect.check(self.host.scenario.redirect, replica_place(self.host.scenario.name, self.host.folder))
+    def _check_redirect(self, but: Collection[str] = ()) -> None:
+        redirect.check(self.host.scenario.redirect, replica_place(self.host.scenario.name, self.host.folder), but)
 
     def _fence(self) -> None:
         """Forced, a person answers for it that the master is off."""

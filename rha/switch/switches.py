@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from rha.decoding import from_json
 from rha.errors import StorageError
 from rha.report import Point
 from rha.switch.progress import Progress, StepRecord
@@ -93,7 +94,7 @@ def read(folder: Path) -> list[Switch]:
     found = []
     for line in lines:
         try:
-            found.append(msgspec.json.decode(line, type=Switch))
+            found.append(from_json(line, Switch))
         except msgspec.MsgspecError:
             continue
     return found

@@ -30,6 +30,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
+from rha.decoding import from_json
 from rha.errors import ConfigError, RhaError, StorageError
 from rha.scenario import Name
 
@@ -172,7 +173,7 @@ class Medium:
         """None when there is none yet. Raises StorageError when it cannot be read."""
         path = self.folder / "manifest.json"
         try:
-            manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+            manifest = from_json(path.read_bytes(), Manifest)
         except FileNotFoundError:
             return None
         except (OSError, msgspec.MsgspecError) as error:
@@ -242,7 +243,7 @@ class Medium:
         found: dict[tuple[int, int], Part] = {}
         for line in lines:
             with contextlib.suppress(msgspec.MsgspecError, OSError, IndexError):
-                part = msgspec.json.decode(line, type=Part)
+                part = from_json(line, Part)
                 if self.path_of(manifest, part.disk, part.offset).stat().st_size == part.stored_bytes:
                     found[part.disk, part.offset] = part
         return list(found.values())

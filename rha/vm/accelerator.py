@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from rha.decoding import from_json
 from rha.errors import VmError
 from rha.units import show_seconds
 from rha.vm.base import AcceleratorName
@@ -148,7 +149,7 @@ def _watch(command: Sequence[str], serial: Path, limit: float) -> Trial:
 def _recall(cache: Path) -> Accelerator | None:
     """The answer found since this boot. An unreadable note is no answer: the trial is then run again."""
     try:
-        note = msgspec.json.decode(cache.read_bytes(), type=_Remembered)
+        note = from_json(cache.read_bytes(), _Remembered)
     except (OSError, msgspec.MsgspecError):
         return None
     return note.accelerator if note.boot_id == _BOOT_ID.read_text().strip() else None

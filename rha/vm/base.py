@@ -94,6 +94,10 @@ class VmHost(ABC):
         """The scenario that a domain stands for; None when it is absent or no substitute of ours."""
 
     @abstractmethod
+    def free_memory(self) -> int | None:
+        """Bytes that a guest could have now, caches included; None: not known."""
+
+    @abstractmethod
     def console(self, name: str, *, tail_bytes: int = 2000) -> str:
         """The end of what the guest has said on its serial port; empty when nothing was said."""
 

@@ -120,6 +120,11 @@ class LibvirtHost(VmHost):
         domain = self._look_up(name)
         return None if domain is None else owner_of(self._xml(domain))
 
+    def free_memory(self) -> int | None:
+        with _told("libvirt cannot be asked for the host's memory"):
+            found = self._connected().getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)  # KiB
+        return sum(int(found.get(kind, 0)) for kind in ("free", "buffers", "cached")) * 1024 or None
+
     def console(self, name: str, *, tail_bytes: int = 2000) -> str:
         path = console_of(self._xml(self._domain(name)))
         if path is None or not path.exists():

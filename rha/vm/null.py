@@ -13,6 +13,7 @@ class NullHost(VmHost):
         self.calls: list[str] = []
         self.specs: dict[str, VmSpec] = {}
         self._states: dict[str, DomainState] = {}
+        self.memory: int | None = None
 
     def define(self, spec: VmSpec) -> None:
         if self.state(spec.name) == DomainState.RUNNING:
@@ -43,6 +44,9 @@ class NullHost(VmHost):
 
     def owner(self, name: str) -> str | None:
         return self.specs[name].scenario if name in self.specs else None
+
+    def free_memory(self) -> int | None:
+        return self.memory
 
     def console(self, name: str, *, tail_bytes: int = 2000) -> str:
         return ""

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from rha import program, schema
+from rha.decoding import from_json
 from rha.errors import Exit, RhaError
 from rha.scenario import decode_unit
 from rha.schema import Clean, Mistake
@@ -95,7 +96,7 @@ class Observer:
     def answer(self, line: bytes) -> Answer:
         """Puts the checks of a question now."""
         try:
-            question = msgspec.json.decode(line, type=Question, dec_hook=decode_unit)
+            question = from_json(line, Question, dec_hook=decode_unit)
         except (msgspec.MsgspecError, ValueError) as error:
             return Answer(error=f"this observer cannot read the question: {error}")
         why = _why_not(question)

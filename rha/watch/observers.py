@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from rha.decoding import from_json
 from rha.errors import NetworkError, RhaError
 from rha.report import CheckReport
 from rha.scenario import Check, Observer, decode_unit, encode_unit
@@ -84,6 +85,6 @@ def _ask(address: str, question: Question, context: ssl.SSLContext, limit: float
                 raise NetworkError(what, cause="it hung up; was our certificate refused? It must be an appliance's")
             line += part
     try:
-        return msgspec.json.decode(line, type=Answer, dec_hook=decode_unit)
+        return from_json(line, Answer, dec_hook=decode_unit)
     except msgspec.MsgspecError as error:
         raise NetworkError(what, cause=f"what it says cannot be read: {error}") from error

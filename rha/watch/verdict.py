@@ -6,7 +6,8 @@ Invariant: the action is FAILOVER only if
   round after the other, as `watch.rounds` says,
 - where observers are configured, a majority of all of them and the appliance sees it dead (votes.py),
 - the image is consistent, `watch.calm` has passed since the last failover ended,
-- and the master can be kept from serving on: a fence or a lease is configured.
+- the master can be kept from serving on: a fence or a lease is configured,
+- and nobody has switched it off (`rha pause`).
 
 A lost link alone never moves a service: that would make two writers out of a pulled cable.
 """
@@ -72,7 +73,7 @@ class Observation:
     None: the master has never connected. `checks`, `observers`: how many there are to ask; `round`: the last finished
     round; None: none yet. `why_inconsistent` is valid iff not `consistent`. `why_not_fenced`: nothing could keep the
     master from serving on; None: something could. `calm_left`: seconds of `watch.calm`. `told`: checks that the master
-    itself answers for, with its heartbeats.
+    itself answers for, with its heartbeats. `paused`: who has switched acting by itself off, and why; empty: nobody.
     """
 
     scenario: str
@@ -89,6 +90,7 @@ class Observation:
     why_not_fenced: str | None = None
     calm_left: float = 0.0
     told: tuple[str, ...] = ()
+    paused: str = ""
 
 
 @dataclass(frozen=True)
@@ -169,6 +171,8 @@ def _judge_dead(seen: Observation, round: Round, dead: str, *, again: bool) -> V
     if round.same < seen.watch.rounds:
         told = f"{dead}; round {round.same} of {seen.watch.rounds}: asking again"
         return Verdict(State.SUSPECT, Action.NONE, told, ask=True)
+    if seen.paused:
+        return Verdict(State.DEAD, Action.ALARM, f"{dead}; would fail over now, but {seen.paused}", ask=again)
     return Verdict(State.DEAD, Action.FAILOVER, f'{dead}; mode is "ha": failing over')
 
 

@@ -32,6 +32,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from rha import hashing
+from rha.decoding import from_json
 from rha.errors import StorageError
 
 T = TypeVar("T")
@@ -40,6 +41,7 @@ MAGIC = 0x31414852  # "RHA1"
 VERSION = 1
 HEADER_BYTES = 72
 MAX_PAYLOAD_BYTES = 16 << 20
+LIMIT = 1 << 63  # of LSN, number, offset and time: sums of two such fit into 64 bits
 
 CODECS = (0, 1, 2)  # none, LZ4, Zstandard: rha/wire/codec.py
 
@@ -178,12 +180,16 @@ def decode_header(data: bytes | memoryview) -> Header:
         raise BadFrame("frame of an unknown type", cause=f"type {type_}") from None
     header = Header(kind, flags, disk, length, raw, lsn, seq, offset, time_ns, payload_sum, codec, pad, raw_sum)
     if not _is_possible(header):
-        raise BadFrame("frame header impossible", cause=f"codec {codec}, length {length}, raw length {raw}, pad {pad}")
+        raise BadFrame(
+            "frame header impossible", cause=f"codec {codec}, length {length}, raw length {raw}, pad {pad}, LSN {lsn}"
+        )
     return header
 
 
 def _is_possible(header: Header) -> bool:
     if header.length % 8 or max(header.length, header.raw_length) > MAX_PAYLOAD_BYTES:
+        return False
+    if max(header.lsn, header.seq, header.offset, header.time_ns) >= LIMIT:
         return False
     if header.codec == 0:
         return header.raw_length <= header.length and header.pad == 0
@@ -215,7 +221,7 @@ def decode_control(header: Header, payload: bytes | memoryview, kind: type[T]) -
     Raises BadFrame when the payload is not such a message.
     """
     try:
-        return msgspec.json.decode(bytes(payload[: header.raw_length]), type=kind)
+        return from_json(bytes(payload[: header.raw_length]), kind)
     except msgspec.MsgspecError as error:
         raise BadFrame(f"{header.type.name} frame cannot be read", cause=str(error)) from error
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -10,10 +10,14 @@ from rha.report import Report
 
 PROTOCOL = 1
 
+# LSNs, bytes, indices, numbers. Without the limits JSON may hold one of any length.
+Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+Moment = Annotated[float, msgspec.Meta(ge=0, lt=253402214400)]  # seconds since the epoch, up to the year 9999
+
 
 class DiskHello(msgspec.Struct, kw_only=True):
     name: str
-    bytes: int
+    bytes: Count
 
 
 class Hello(msgspec.Struct, kw_only=True):
@@ -21,12 +25,12 @@ class Hello(msgspec.Struct, kw_only=True):
     one count of bytes. `first_lsn`: the oldest LSN that the ring still holds; 0: none was given out yet. `orders`: the
     verbs that it takes."""
 
-    protocol: int
+    protocol: Count
     version: str
     scenario: dict[str, Any]
     host: str
     generation: str
-    first_lsn: int
+    first_lsn: Count
     disks: list[DiskHello]
     orders: list[str] = []
 
@@ -45,14 +49,14 @@ class Welcome(msgspec.Struct, kw_only=True):
     new generation begin above it. `credit`: as in Ack, 0 from an appliance that grants without limit; `codecs`: those
     of rha/wire/codec.py that it can read."""
 
-    protocol: int
+    protocol: Count
     version: str
     host: str
     generation_known: bool
-    durable_lsn: int
-    lsn_floor: int
+    durable_lsn: Count
+    lsn_floor: Count
     disks: list[DiskNeed]
-    credit: int = 0
+    credit: Count = 0
     codecs: list[str] = []
 
 
@@ -69,8 +73,8 @@ class Heartbeat(msgspec.Struct, kw_only=True):
     """Engine → appliance every `link.heartbeat`. `time`: the master's clock; `captured_lsn`: end of the ring right
     after: every write submitted before `time` is below it."""
 
-    time: float
-    captured_lsn: int
+    time: Moment
+    captured_lsn: Count
     report: Report | None = None
 
 
@@ -79,16 +83,16 @@ class Ack(msgspec.Struct, kw_only=True):
     below `applied_lsn` it is in the image. `credit`: how many bytes of credited frames, headers included, the engine
     may have sent since the greeting; it only grows. 0: no limit."""
 
-    durable_lsn: int
-    seq: int
-    applied_lsn: int
-    credit: int = 0
+    durable_lsn: Count
+    seq: Count
+    applied_lsn: Count
+    credit: Count = 0
 
 
 class Order(msgspec.Struct, kw_only=True):
     """Appliance → engine, at any time after the greeting. `id`: chosen by the appliance, once a connection."""
 
-    id: int
+    id: Count
     verb: str
     arguments: dict[str, Any] = {}
 
@@ -96,7 +100,7 @@ class Order(msgspec.Struct, kw_only=True):
 class Answer(msgspec.Struct, kw_only=True):
     """Engine → appliance. `value` is valid iff `what` is None; `what`, `cause`, `hint` and `code` as in RhaError."""
 
-    id: int
+    id: Count
     value: Any = None
     what: str | None = None
     cause: str = ""
@@ -111,8 +115,8 @@ class Mark(msgspec.Struct, kw_only=True):
     """A resync of these disks begins; the stream holds every write submitted from here on. `methods`: of each disk;
     empty: `method` for all. All but `marked` go over the whole disk."""
 
-    epoch: int
-    disks: list[int]
+    epoch: Count
+    disks: list[Count]
     method: Method
     methods: list[Method] = []
 
@@ -120,26 +124,26 @@ class Mark(msgspec.Struct, kw_only=True):
 class Gap(msgspec.Struct, kw_only=True):
     """A disk left write order at the frame's LSN: later records do not hold all of its writes."""
 
-    disk: int
+    disk: Count
     reason: str
-    count: int
+    count: Count
 
 
 class Rewind(msgspec.Struct, kw_only=True):
     """In the journal only. The images are made what they were at a point: `lsn`, `time` (the master's clock); `start`,
     `position` and `prefix` say where the appliance finds it (rha.appliance.points.Place). `by`: who asked."""
 
-    lsn: int
+    lsn: Count
     time: float
-    start: int
-    position: int
-    prefix: int
+    start: Count
+    position: Count
+    prefix: Count
     by: str = ""
 
 
 class End(msgspec.Struct, kw_only=True):
     """The resync `epoch` is complete: once everything below `lsn` is applied, these disks are in write order."""
 
-    epoch: int
-    disks: list[int]
-    lsn: int
+    epoch: Count
+    disks: list[Count]
+    lsn: Count

@@ -62,6 +62,8 @@ def main(folder: Path, seed: int, count: int) -> None:
         if number % 3 == 0:
             replica.commit()
             print(number, flush=True)
+        if number % 25 == 0:
+            replica.wait_applied(timeout=60)  # past redo, where intervals begin
     replica.commit()
     assert replica.wait_applied(timeout=60)
     replica.close()

@@ -12,11 +12,12 @@ import click
 import msgspec
 import pytest
 
-from rha.cli import failover, main, verify
+from rha.cli import ask, failover, main, moving, verify
 from rha.control import local
 from rha.errors import Exit, StateError
 from rha.report import DiskReport, Point, Report, VmReport
 
+ASKED = {"person": ask.person(), "reason": "", "at": ""}
 Output = pytest.CaptureFixture[str]
 
 
@@ -119,7 +120,7 @@ class Appliance:
             return {"steps": ["apply the spool", "start the VM"], "sentence": "nothing was done"}
         vm = VmReport(domain="rha-web1", state="booting")
         self.now = report(state="failing over", why="waiting for the service", vm=vm)
-        time.sleep(3 * failover.POLL_SECONDS)
+        time.sleep(3 * moving.POLL_SECONDS)
         return {"sentence": "serving after 38 s"}
 
     def handlers(self) -> dict[str, Callable[..., Any]]:
@@ -134,8 +135,8 @@ def test_failover_with_progress(run_dir: Path, capsys: Output) -> None:
     assert text.startswith("web1 appliance (dr)  ALARM  master lost\n")
     assert "A substitute VM of web1 will start from the replica" in text
     assert text.count("failing over: waiting for the service; VM rha-web1 booting") == 1
-    assert text.endswith("serving after 38 s\n")
-    assert appliance.asked == [{"scenario": "web1", "force": False, "dry_run": False}]
+    assert "\nserving after 38 s\n\nweb1 appliance (dr)  ALARM  failing over\n" in text, "the state after stands last"
+    assert appliance.asked == [{**ASKED, "scenario": "web1", "force": False, "dry_run": False}]
 
 
 def test_failover_dry_run_needs_no_yes(run_dir: Path, capsys: Output) -> None:
@@ -143,7 +144,7 @@ def test_failover_dry_run_needs_no_yes(run_dir: Path, capsys: Output) -> None:
     with local.serve(run_dir / "appliance.sock", appliance.handlers()):
         assert main.run(["failover", "web1", "--dry-run", "--force"]) == Exit.OK
     assert capsys.readouterr().out.endswith("  1. apply the spool\n  2. start the VM\nnothing was done\n")
-    assert appliance.asked == [{"scenario": "web1", "force": True, "dry_run": True}]
+    assert appliance.asked == [{**ASKED, "scenario": "web1", "force": True, "dry_run": True}]
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])

@@ -21,9 +21,13 @@ dir=$(dirname "$0")/units; mkdir -p "$dir"; verb=$1; unit=${!#}; pid=$(cat "$dir
 running() { [ -n "$pid" ] && [ -d "/proc/$pid" ] && ! grep -q "^State:.Z" "/proc/$pid/status"; }
 case $verb in
 show) running && echo active || echo inactive ;;
-start) running || { setsid "$(dirname "$0")/$unit" </dev/null >/dev/null 2>&1 & echo $! > "$dir/$unit"; } ;;
+start)
+  running && exit 0
+  setsid env --default-signal "$(dirname "$0")/$unit" </dev/null >/dev/null 2>&1 &
+  echo $! > "$dir/$unit" ;;
 stop) running && kill "$pid" ;;
 kill) running && kill -9 "$pid" ;;
+poweroff) touch "$dir/poweroff" ;;
 esac
 exit 0
 """

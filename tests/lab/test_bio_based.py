@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,10 +27,21 @@ class Zram(Disk):
         if not ZRAM.exists():
             run("modprobe", "zram")
         number = (ZRAM / "hot_add").read_text().strip()
-        lab.stack.callback(lambda: (ZRAM / "hot_remove").write_text(number))
+        lab.stack.callback(wait_for, lambda: _is_removed(number), 20, f"zram{number} is held by somebody")
         self.sys, self.path, self.bytes = Path(f"/sys/block/zram{number}"), f"/dev/zram{number}", size
         self.file = Path(self.path)
         (self.sys / "disksize").write_text(str(size))
+
+
+def _is_removed(number: str) -> bool:
+    """Busy while anybody has it open, be it only to look what it is."""
+    try:
+        (ZRAM / "hot_remove").write_text(number)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        return False
+    return True
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ class OneScenario:
         self.store, self.folder = store, images[0].parent
         self.images, self.why, self.calls = images, why, list[str]()
         self.broken: set[str] = set()
+        self.earlier: list[Point] = []  # what can be tried, in this order
         self.scenario = Scenario(
             name=f"{self.folder.name}",
             disk=[Disk(name=path.stem, device=f"/dev/{path.stem}") for path in images],
@@ -39,6 +40,10 @@ class OneScenario:
     def apply_spool(self, limit_seconds: float) -> Point | None:
         self._called("apply_spool")
         return None if self.why else Point(lsn=4096, time=1000.0)
+
+    def earlier_point(self, before: Point, seconds: float) -> Point | None:
+        self._called("earlier_point")
+        return self.earlier.pop(0) if self.earlier else None
 
     def close_images(self, at: Point | None = None) -> list[ImageSpec]:
         self._called("close_images")

@@ -74,6 +74,13 @@ def test_without_checks_a_person_decides():
     assert "no check is configured" in verdict.why
 
 
+def test_paused_it_says_what_it_would_do_and_does_nothing():
+    verdict = judge(replace(SEEN, paused="paused by eve since 2026-11-25 17:00:00 (disks)"))
+    assert (verdict.state, verdict.action) == (State.DEAD, Action.ALARM)
+    assert verdict.why == DEAD + "; would fail over now, but paused by eve since 2026-11-25 17:00:00 (disks)"
+    assert judge(replace(SEEN, paused="paused by eve", mode="dr")).why.endswith("a person decides (rha failover web)")
+
+
 def test_inconsistent_image_is_not_failed_over_to():
     verdict = judge(replace(SEEN, consistent=False, why_inconsistent="a sync is running"))
     assert (verdict.state, verdict.action) == (State.DEAD, Action.ALARM)
@@ -177,16 +184,17 @@ VOTES = st.lists(st.sampled_from([DEAD_VOTE, ALIVE_VOTE, AWAY]), max_size=4).map
 @pytest.mark.parametrize("mode", ["ha", "dr"])
 @given(
     age=st.none() | st.floats(0, 100), checks=st.integers(0, 2), consistent=st.booleans(), observers=st.integers(0, 4),
-    fenced=st.sampled_from([None, "no fence"]), calm=st.sampled_from([0.0, 60.0]), rounds=st.integers(1, 3),
+    fenced=st.sampled_from([None, "no fence"]), paused=st.sampled_from(["", "paused by eve"]),
+    calm=st.sampled_from([0.0, 60.0]), rounds=st.integers(1, 3),
     round=st.none() | st.builds(
         Round, st.floats(0, 100), st.lists(st.sampled_from([UP, DOWN]), max_size=2).map(tuple), VOTES,
         st.integers(1, 3),
     ),
 )  # fmt: skip
-def test_failover_only_on_full_evidence(mode, age, checks, consistent, observers, fenced, calm, rounds, round):
+def test_failover_only_on_full_evidence(mode, age, checks, consistent, observers, fenced, paused, calm, rounds, round):
     seen = replace(
         SEEN, mode=mode, heartbeat_age=age, checks=checks, consistent=consistent, round=round, observers=observers,
-        why_not_fenced=fenced, calm_left=calm, watch=Watch(rounds=rounds),
+        why_not_fenced=fenced, paused=paused, calm_left=calm, watch=Watch(rounds=rounds),
     )  # fmt: skip
     if judge(seen).action == Action.FAILOVER:
         assert mode == "ha"
@@ -200,6 +208,7 @@ def test_failover_only_on_full_evidence(mode, age, checks, consistent, observers
         assert 2 * dead > 1 + observers
         assert dead > 1 or not observers
         assert fenced is None
+        assert not paused
         assert calm == 0
         assert round.same >= rounds
 
