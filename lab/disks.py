@@ -19,6 +19,8 @@ from vmlab import image
 DATA_BYTES = 1 << 30
 POSTGRESQL = "var/lib/postgresql"  # mount point of the data disk
 UNIT = "etc/systemd/system/rha-engine@.service"
+# The engine runs where its disks are: not in the substitute, where it would be started again and again.
+ONLY_HERE = "[Unit]\nConditionPathExists=/dev/disk/by-id/virtio-system\n"
 SECTOR = 512
 CARD = "lan0"
 _LINK = "[Match]\nMACAddress={mac}\n[Link]\nName={card}\n"
@@ -65,6 +67,8 @@ def make(folder: Path, files: Mapping[str, bytes], mac: str, address: str) -> Se
             (root / path).write_bytes(content)
             (root / path).chmod(0o600 if path.startswith("etc/rha/pki") else 0o644)
         shutil.copy(ROOT / "packaging/rha-engine@.service", root / UNIT)
+        (root / f"{UNIT}.d").mkdir()
+        (root / f"{UNIT}.d/only-here.conf").write_text(ONLY_HERE)
         wants = root / "etc/systemd/system/multi-user.target.wants"
         (wants / f"rha-engine@{SCENARIO}.service").symlink_to(f"/{UNIT}")
         site = root / "etc/nginx/sites-available/default"  # no port of root's: QEMU forwards it, and is not root

@@ -94,8 +94,14 @@ class Places:
         return sorted(line for line in said.splitlines() if line and not line.startswith(";"))
 
 
-def wait_for(what: str, seconds: float, is_so: Callable[[], object], look: Callable[[], object] = lambda: None) -> None:
-    """Asks ten times a second. `look` is called between two questions, to raise what ends the wait.
+def wait_for(
+    what: str,
+    seconds: float,
+    is_so: Callable[[], object],
+    look: Callable[[], object] = lambda: None,
+    every: float = EVERY_SECONDS,
+) -> None:
+    """Asks every so many seconds. `look` is called between two questions, to raise what ends the wait.
 
     Raises StateError when it is not so in time.
     """
@@ -104,4 +110,4 @@ def wait_for(what: str, seconds: float, is_so: Callable[[], object], look: Calla
         look()
         if time.monotonic() > until:
             raise StateError(f"{what} took more than {seconds:.0f} s")
-        time.sleep(EVERY_SECONDS)
+        time.sleep(every)

@@ -30,6 +30,11 @@ class Process:
                 start_new_session=True,
             )
 
+    @property
+    def ended(self) -> int | None:
+        """Its exit code; None while it runs."""
+        return self._process.poll()
+
     def check(self) -> None:
         """Raises HostError with its last words when it has ended."""
         if self._process.poll() is not None:

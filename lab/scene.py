@@ -16,7 +16,7 @@ from rha.units import show_seconds
 
 NOTICE_SECONDS = 90.0
 START_SECONDS = 120.0
-BOOT_SECONDS = 540.0
+BOOT_SECONDS = 900.0
 REDIRECT_SECONDS = 60.0
 SERVE_SECONDS = 8.0  # of normal service before the loss, and on the substitute after it
 BEHIND_ITSELF = "10.0.2.15"  # the substitute in its user network
@@ -56,7 +56,7 @@ class Failover:
         """Until the substitute's database answers, and a client has got there by the name. Without `wait_start` before,
         only the whole is measured."""
         stage, result = self.stage, self.result
-        served_at = stage.wait("the substitute's boot", BOOT_SECONDS, substitute.serves)
+        served_at = stage.wait("the substitute's boot", BOOT_SECONDS, substitute.serves, substitute.EVERY_SECONDS)
         if self._started_at:
             result.boot_seconds = served_at - self._started_at
             stage.narrator.say(f"its database answers, {show_seconds(result.boot_seconds)} after its start")

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from lab import death, split
+from lab import death, planned, split
 from lab.result import Result
 from lab.scene import Failover
 from lab.setting import Guard
@@ -54,10 +54,11 @@ def _see_it_through(failover: Failover) -> None:
 
 
 SCENES = {
-    "power-cut": Scene("the master loses its power; the appliance fails over by itself", 2400, "fence", power_cut),
-    "kernel-panic": Scene("the master's kernel panics; its power is still on", 2400, "fence", kernel_panic),
-    "split": Scene("the network between master and appliance is cut; a fence decides", 2400, "fence", split.fenced),
-    "split-lease": Scene("the same; a lease in etcd decides", 2400, "lease", split.leased),
-    "appliance-dies": Scene("the appliance is killed in each step of the failover", 2700, "fence", death.in_each_step),
-    "disk-full": Scene("the appliance's disk is full for a while", 2400, "fence", death.disk_full, 4 << 30),
+    "power-cut": Scene("the master loses its power; the appliance fails over by itself", 3600, "fence", power_cut),
+    "kernel-panic": Scene("the master's kernel panics; its power is still on", 3600, "fence", kernel_panic),
+    "split": Scene("the network between master and appliance is cut; a fence decides", 3600, "fence", split.fenced),
+    "split-lease": Scene("the same; a lease in etcd decides", 3600, "lease", split.leased),
+    "appliance-dies": Scene("the appliance is killed in each step of the failover", 3600, "fence", death.in_each_step),
+    "switchover": Scene("the master hands over, under load", 3600, "fence", planned.switchover),
+    "disk-full": Scene("the appliance's disk is full for a while", 3600, "fence", death.disk_full, 4 << 30),
 }

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,7 @@ from lab.places import DNS, HOST, MASTER, NAME, SERVICE, ZONE
 
 Guard = Literal["fence", "lease"]
 
+UNITS = ["nginx.service", "postgresql@15-main.service"]  # stand still when the master hands over
 _SCENARIO = """\
 name = "{scenario}"
 mode = "ha"
@@ -46,17 +48,17 @@ interval = "500ms"
 
 {guard}
 [switch]
-units = ["nginx.service", "postgresql@15-main.service"]
+units = {units}
 
 [vm]
 memory = "768MiB"
 cpus = 2
-ready_timeout = "9min"
+ready_timeout = "15min"
 
 [vm.ready]
 kind = "sql"
 address = "postgresql://demo@{host}/demo"
-timeout = "2s"
+timeout = "10s"
 
 [vm.network]
 kind = "user"
@@ -106,8 +108,17 @@ def service(guard: Guard) -> str:
 
 def scenario(port: int, key: Path, guard: Guard, etcd: str, card: str) -> str:
     """The scenario's file. `port`: the appliance's; `key`: TSIG key on the appliance's host; `card`: of the master."""
-    words = {"host": HOST, "port": port, "dns": DNS, "zone": ZONE, "name": NAME, "key": key, "scenario": SCENARIO}
+    words: dict[str, object] = {
+        "host": HOST,
+        "port": port,
+        "dns": DNS,
+        "zone": ZONE,
+        "name": NAME,
+        "key": key,
+        "scenario": SCENARIO,
+    }
     guarded = _GUARDS[guard].format(etcd=etcd, service=SERVICE, card=card)
+    words["units"] = json.dumps(UNITS)
     return _SCENARIO.format(**words, service=service(guard), guard=guarded)
 
 

@@ -21,7 +21,7 @@ from demo.observer import Observer
 from lab import LOGS, REST, ROOT, SCENARIO, WORK, disks, ledger, setting, substitute
 from lab.disks import ServerDisks
 from lab.ledger import Attempt
-from lab.places import BITS, DNS, ETCD, HOST, MASTER, Places, wait_for
+from lab.places import BITS, DNS, ETCD, EVERY_SECONDS, HOST, MASTER, Places, wait_for
 from lab.process import Process
 from lab.rest import Rest
 from lab.seed import seed
@@ -71,6 +71,10 @@ class Stage:
         self.attempts_of: dict[str, Path] = {}
         self._clients: dict[str, Process] = {}
         self.ahead_seconds = 0.0  # this host's clock minus the server's, at least
+
+    def cleanup(self, act: Callable[[], object]) -> None:
+        """To be done when the scene ends, however it does."""
+        self._stack.callback(act)
 
     def _sweep(self) -> None:
         """Domains and files of this run, or of one that was killed."""
@@ -233,18 +237,16 @@ class Stage:
         for client in self._clients.values():
             client.stop()
 
-    def wait(
-        self, what: str, seconds: float, is_so: Callable[[], object], line: Callable[[], str] = lambda: ""
-    ) -> float:
+    def wait(self, what: str, seconds: float, is_so: Callable[[], object], every: float = EVERY_SECONDS) -> float:
         """Waits, with a line now and then; the time at which it was so. Raises StateError when time is up."""
 
         def look() -> None:
-            self.narrator.progress(line() or self.appliance_says())
+            self.narrator.progress(self.appliance_says())
             for client in self._clients.values():
                 client.check()
 
         try:
-            wait_for(what, seconds, is_so, look)
+            wait_for(what, seconds, is_so, look, every)
         except RhaError as error:
             raise StateError(error.what, cause=self.appliance_says(), hint=f"see {self.logs}") from error
         return time.time()

@@ -18,7 +18,8 @@ from rha.image import formats
 from rha.vm.base import domain_name
 
 PLAIN = f"{domain_name(SCENARIO)}-plain"
-BOOT_SECONDS = 540.0
+BOOT_SECONDS = 900.0
+EVERY_SECONDS = 0.5  # each question is work for a machine that boots
 
 
 def runs(name: str = domain_name(SCENARIO)) -> bool:
@@ -51,7 +52,7 @@ def plain_boot(folder: Path) -> float:
         try:
             begun = time.monotonic()
             plain.create()
-            wait_for("a plain boot", BOOT_SECONDS, serves)
+            wait_for("a plain boot", BOOT_SECONDS, serves, every=EVERY_SECONDS)
             return time.monotonic() - begun
         finally:
             if plain.isActive():
