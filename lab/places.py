@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+import urllib.request
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -84,14 +85,21 @@ class Places:
         ]
         process = Process(words, self._folder / "etcd.log", place=self.east.prefix)
         self._stack.callback(process.stop)
-        ask = ["curl", "--silent", "--fail", "--max-time", "2", f"{ETCD}/health"]
-        wait_for("etcd", READY_SECONDS, lambda: not subprocess.run(ask, capture_output=True).returncode, process.check)
+        wait_for("etcd", READY_SECONDS, _is_etcd_healthy, process.check)
 
     def leads_to(self) -> list[str]:
         """The name's addresses, asked by BIND's own tool; empty while nobody answers."""
         ask = ["dig", f"@{DNS}", "+short", "+time=1", "+tries=1", "+norecurse", NAME, "A"]
         said = subprocess.run(ask, capture_output=True, text=True, check=False).stdout
         return sorted(line for line in said.splitlines() if line and not line.startswith(";"))
+
+
+def _is_etcd_healthy() -> bool:
+    try:
+        with urllib.request.urlopen(f"{ETCD}/health", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
 
 
 def wait_for(
