@@ -188,7 +188,7 @@ VOTES = st.lists(st.sampled_from([DEAD_VOTE, ALIVE_VOTE, AWAY]), max_size=4).map
     calm=st.sampled_from([0.0, 60.0]), rounds=st.integers(1, 3),
     round=st.none() | st.builds(
         Round, st.floats(0, 100), st.lists(st.sampled_from([UP, DOWN]), max_size=2).map(tuple), VOTES,
-        st.integers(1, 3),
+        st.integers(1, 3), st.floats(0, 100),
     ),
 )  # fmt: skip
 def test_failover_only_on_full_evidence(mode, age, checks, consistent, observers, fenced, paused, calm, rounds, round):
@@ -202,6 +202,7 @@ def test_failover_only_on_full_evidence(mode, age, checks, consistent, observers
         assert age >= seen.link.lost_after
         assert checks
         assert round.age <= age
+        assert round.age - round.took < seen.link.lost_after
         assert round.results == (DOWN,) * checks
         assert len(round.votes) == observers
         dead = 1 + sum(one.opinion == Opinion.DEAD for one in round.votes)
