@@ -5,19 +5,18 @@ Exit code 0: it was, in every scene; 1: it was not; else `rha.errors.Exit`.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from demo import hypervisor
+from demo.alone import INTERRUPTED, alone, interrupt, on_signals
 from demo.narrator import Narrator
 from lab import LOGS, REST, RESULT, result
 from lab.result import Result
@@ -27,7 +26,6 @@ from rha.errors import ConfigError, Exit, HostError, RhaError, StateError
 from rha.units import show_seconds
 
 LOCK = Path("/run/lock/rha-lab")  # the lab's addresses are this host's: one lab at a time
-INTERRUPTED = 128 + 2  # as a shell reports SIGINT
 
 
 def main(words: Sequence[str]) -> int:
@@ -40,7 +38,7 @@ def main(words: Sequence[str]) -> int:
         if unknown := [word for word in words if word not in SCENES]:
             raise ConfigError(f"no scene is called {unknown[0]}", hint=f"one of {', '.join(SCENES)}")
         LOGS.mkdir(parents=True, exist_ok=True)
-        with _alone(), ExitStack() as stack:
+        with alone(LOCK, "lab"), ExitStack() as stack:
             stack.enter_context(hypervisor.running(LOGS))
             shutil.rmtree(REST, ignore_errors=True)  # of a run that was killed
             stack.callback(shutil.rmtree, REST, ignore_errors=True)
@@ -67,7 +65,7 @@ def _play_one(name: str, scene: Scene, narrator: Narrator) -> Result:
     narrator.say(f"scene {name}: {scene.about}")
     found, begun = Result(), time.monotonic()
     with ExitStack() as stack:
-        _on_signals(_interrupt)
+        on_signals(interrupt)
         signal.signal(signal.SIGALRM, _too_long)
         signal.setitimer(signal.ITIMER_REAL, scene.limit)
         try:
@@ -77,30 +75,11 @@ def _play_one(name: str, scene: Scene, narrator: Narrator) -> Result:
             found.why = "; ".join(filter(None, [found.why, str(error).replace("\n", "; ")]))
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
-            _on_signals(signal.SIG_IGN)  # what follows is the cleaning up: nothing interrupts it
-    _on_signals(_interrupt)
+            on_signals(signal.SIG_IGN)  # what follows is the cleaning up: nothing interrupts it
+    on_signals(interrupt)
     found.seconds = time.monotonic() - begun
     narrator.say(f"scene {name}: {'ok' if found.ok else 'FAILED: ' + found.why}, {show_seconds(found.seconds)}")
     return found
-
-
-@contextmanager
-def _alone() -> Iterator[None]:
-    with LOCK.open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StateError("a lab is running already", cause=f"{LOCK} is locked") from error
-        yield
-
-
-def _on_signals(handler: Callable[[int, FrameType | None], Any] | signal.Handlers) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, handler)
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _too_long(_number: int, _frame: FrameType | None) -> None:
