@@ -95,7 +95,8 @@ def _move_database(root: Path, data: Path) -> None:
     for path in (root / POSTGRESQL).iterdir():
         shutil.rmtree(path)
     with (root / "etc/fstab").open("a") as fstab:
-        fstab.write(f"LABEL=data /{POSTGRESQL} ext4 noatime 0 2\n")
+        # systemd waits 90 s for a disk, then the machine is in emergency mode: too little on a crowded emulated host.
+        fstab.write(f"LABEL=data /{POSTGRESQL} ext4 noatime,x-systemd.device-timeout=15min 0 2\n")
 
 
 def _built() -> Path:
