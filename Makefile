@@ -5,7 +5,7 @@ C_SOURCES := $(wildcard csrc/*.c csrc/*.h csrc/*.py)
 
 SECONDS := 60
 
-.PHONY: deps test-deps venv check test sanitize fuzz demo bench proof vmlab clean
+.PHONY: deps test-deps venv check test sanitize fuzz demo bench proof vmlab lab clean
 
 deps:
 	@packaging/install-deps.sh debian-packages
@@ -27,7 +27,7 @@ check: venv
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	.venv/bin/mypy -p demo -p proof -p vmlab
+	.venv/bin/mypy -p demo -p proof -p vmlab -p lab
 
 test: venv test-deps
 	.venv/bin/pytest
@@ -53,6 +53,10 @@ proof: venv test-deps
 # What needs a Debian machine of its own: device stacks, dm-log-writes, the life of devices, reboots. SCENE= picks one.
 vmlab: venv
 	$(PYTHON) -m vmlab $(SCENE)
+
+# A server, its appliance, its substitute and clients, in machines: every way to lose the server. SCENE= picks some.
+lab: venv test-deps
+	@$(PYTHON) -m lab $(SCENE)
 
 clean:
 	rm -rf build .venv *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

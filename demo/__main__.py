@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from types import FrameType
-from typing import Any
+from contextlib import ExitStack
 
+from demo.alone import INTERRUPTED, alone, interrupt, on_signals
 from demo.judge import Verdict
 from demo.narrator import Narrator
 from demo.result import Result
 from demo.setting import ROOT, Setting
 from demo.story import Story
-from rha.errors import Exit, HostError, RhaError, StateError
+from rha.errors import Exit, HostError, RhaError
 from rha.units import show_seconds
 
 RESULT = ROOT / "build" / "demo.json"
-INTERRUPTED = 128 + 2  # as a shell reports SIGINT
 
 
 def main() -> int:
@@ -43,13 +38,13 @@ def _run(narrator: Narrator) -> int:
     setting = Setting()
     setting.logs.mkdir(parents=True, exist_ok=True)
     RESULT.unlink(missing_ok=True)
-    with _alone(setting.logs / "lock"), ExitStack() as stack:
+    with alone(setting.logs / "lock", "demo"), ExitStack() as stack:
         story = Story(setting, narrator, stack)
-        _on_signals(_interrupt)
+        on_signals(interrupt)
         try:
             verdict = story.tell()
         finally:
-            _on_signals(signal.SIG_IGN)  # what follows is the cleaning up: nothing interrupts it
+            on_signals(signal.SIG_IGN)  # what follows is the cleaning up: nothing interrupts it
             story.result.write(RESULT)
         return _conclude(narrator, verdict, story.result)
 
@@ -64,26 +59,6 @@ def _conclude(narrator: Narrator, verdict: Verdict, result: Result) -> int:
         narrator.say(f"FAILED: {why}")
     narrator.say(f"measured: {RESULT}")
     return Exit.OK if why is None else Exit.DIFFERENT
-
-
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """One demo at a time: they share a working directory."""
-    with lock.open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StateError("a demo is running already", cause=f"{lock} is locked") from error
-        yield
-
-
-def _on_signals(handler: Callable[[int, FrameType | None], Any] | signal.Handlers) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, handler)
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

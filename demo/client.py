@@ -117,7 +117,7 @@ def read_back(port: int) -> Found:
     connection = connect(port, seconds=10)
     try:
         rows, damaged = _read_rows(connection)
-        return Found(rows, damaged, _amcheck(connection))
+        return Found(rows, damaged, amcheck(connection))
     finally:
         connection.close()
 
@@ -138,7 +138,7 @@ def _read_rows(connection: psycopg2.extensions.connection) -> tuple[list[int], l
     return rows, damaged
 
 
-def _amcheck(connection: psycopg2.extensions.connection) -> list[str]:
+def amcheck(connection: psycopg2.extensions.connection) -> list[str]:
     """pg_amcheck's two questions, asked by SQL: no server package is needed on this host."""
     faults: list[str] = []
     with connection.cursor() as cursor:

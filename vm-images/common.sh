@@ -22,5 +22,5 @@ need_tools() {
     done
 }
 
-# The words of a packages file, comma separated.
-package_list() { sed -e 's/#.*//' -e 's/[[:space:]]*$//' -e '/^$/d' "$1" | paste -sd,; }
+# The words of packages files, comma separated.
+package_list() { sed -e 's/#.*//' -e 's/[[:space:]]*$//' -e '/^$/d' "$@" | paste -sd,; }

@@ -50,8 +50,7 @@ def tree() -> Path:
 
     Raises HostError when this Python's compiled modules would not run in the machine.
     """
-    if sys.version_info[:2] != GUEST_PYTHON:
-        raise HostError("the lab needs Python 3.11", cause=f"this is {sys.version.split()[0]}", hint="run on Debian 12")
+    _demand_python()
     files = sorted(_files())
     image = BUILD / "lab" / f"tree-{_key(files)}.img"
     if not image.exists():
@@ -100,20 +99,35 @@ def _key(files: list[tuple[str, Path]]) -> str:
     return digest.hexdigest()
 
 
+def fill(root: Path) -> None:
+    """Puts the same into a folder that a machine will see as /opt/rha. Raises HostError as `tree` does."""
+    _demand_python()
+    _fill(root, sorted(_files()))
+
+
+def _demand_python() -> None:
+    if sys.version_info[:2] != GUEST_PYTHON:
+        raise HostError("the lab needs Python 3.11", cause=f"this is {sys.version.split()[0]}", hint="run on Debian 12")
+
+
 def _write(image: Path, files: list[tuple[str, Path]]) -> None:
     with tempfile.TemporaryDirectory(prefix="rha-tree-") as folder:
         root = Path(folder)
         root.chmod(0o755)
-        for place, path in files:
-            (root / place).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(path, root / place)
-        (root / "bin").mkdir()
-        (root / "bin/python").symlink_to("/usr/bin/python3")
-        (root / "bin/rha").write_text(_WRAPPER)
-        (root / "bin/rha").chmod(0o755)
-        (root / "pyvenv.cfg").write_text(_VENV)
-        _compile(root)
+        _fill(root, files)
         _format(root, image)
+
+
+def _fill(root: Path, files: list[tuple[str, Path]]) -> None:
+    for place, path in files:
+        (root / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, root / place)
+    (root / "bin").mkdir()
+    (root / "bin/python").symlink_to("/usr/bin/python3")
+    (root / "bin/rha").write_text(_WRAPPER)
+    (root / "bin/rha").chmod(0o755)
+    (root / "pyvenv.cfg").write_text(_VENV)
+    _compile(root)
 
 
 def _compile(root: Path) -> None:

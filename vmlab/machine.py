@@ -36,6 +36,8 @@ BOOT_SECONDS = 600.0  # 25 under TCG on an idle host, 170 were seen on a busy on
 DISKS_SECONDS = 60.0
 RUN_SECONDS = 120.0
 OFF_SECONDS = 60.0
+REST_SECONDS = 120.0
+REST_BYTES_PER_SECOND = 16 << 30  # no limit
 LINES_SHOWN = 15
 # $1 script, $2 seconds, $3 pause. Its pauses are in the machine: over the agent's port each look would cost a process.
 _REPEAT = """
@@ -49,7 +51,10 @@ printf '%s' "$out"
 
 class Machine:
     """`cpus` × `memory_mib` of Debian 12. Its system disk is an overlay that lives as long as the object: a power cut
-    keeps what was written, another machine never sees it. `run` and the like may be called from any thread."""
+    keeps what was written, another machine never sees it. `run` and the like may be called from any thread.
+
+    With a `system` of its own (raw, bootable by BIOS, with the lab's agent inside) nothing is laid over that file, and
+    it stays."""
 
     def __init__(
         self,
@@ -60,22 +65,25 @@ class Machine:
         cards: Sequence[Card] = (USER,),
         memory_mib: int = 1024,
         cpus: int = 1,
+        system: Path | None = None,
     ) -> None:
         """`folder` takes the overlay and the console's log, `NAME.console`. Raises HostError, VmError."""
-        base = image.base()
+        base = None if system else image.base()
         self.name, self.folder = name, folder
         self.console = folder / f"{name}.console"
-        system = folder / f"{name}.qcow2"
-        _tool("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(base.disk), str(system))
+        self._overlay = folder / f"{name}.qcow2"
+        if base:
+            _tool("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(base.disk), str(self._overlay))
         self._hardware = qemu.Hardware(
             name=name,
             accelerator=accelerator.choose().name,
             memory_mib=memory_mib,
             cpus=cpus,
-            kernel=base.kernel,
-            initrd=base.initrd,
-            system=system,
-            tree=image.tree(),
+            kernel=base.kernel if base else None,
+            initrd=base.initrd if base else None,
+            system=system or self._overlay,
+            format="raw" if system else "qcow2",
+            tree=image.tree() if base else None,
             console=self.console,
             disks=tuple(disks),
             cards=tuple(cards),
@@ -96,8 +104,8 @@ class Machine:
         self.power_on()
         return self.wait_up()
 
-    def power_on(self) -> None:
-        """Power on, without waiting: several machines boot side by side. `wait_up` follows."""
+    def power_on(self, memory: Path | None = None) -> None:
+        """Power on, without waiting: several machines boot side by side. `wait_up` follows. `memory`: see `rest`."""
         if self._process is not None:
             raise StateError(f"machine {self.name} runs already")
         agent, agent_end = socket.socketpair()
@@ -105,7 +113,7 @@ class Machine:
         taps = [card.tap for card in self._hardware.cards if card.tap is not None]
         with agent_end, monitor_end, (self.folder / f"{self.name}.qemu").open("ab") as log:
             ends = (agent_end.fileno(), monitor_end.fileno())
-            words = qemu.words(self._hardware, *ends)
+            words = qemu.words(self._hardware, *ends, memory)
             self._process = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[*ends, *taps]
             )
@@ -129,6 +137,35 @@ class Machine:
         logs = (self.folder / f"{self.name}.qemu", self.console)
         lines = [line for log in logs if log.exists() for line in _last_lines(log)]
         return VmError(f"machine {self.name} does not boot: {why}", cause="\n       ".join(lines))
+
+    def rest(self, memory: Path) -> None:
+        """Stands still, writes its memory to a file, and is off. `wake` goes on from there, also another machine of the
+        same make: with copies of the disks of this moment. Raises VmError."""
+        monitor = self._monitor()
+        monitor.execute("stop")
+        monitor.execute("migrate-set-parameters", **{"max-bandwidth": REST_BYTES_PER_SECOND})
+        monitor.execute("migrate", uri=f"exec:cat >'{memory}'")
+        self._wait_written(monitor)
+        self.cut_power()
+
+    def wake(self, memory: Path) -> None:
+        """Goes on where `rest` has stopped; its clock is set. Connections that it had are gone, and it learns that by
+        itself. Raises VmError."""
+        self.power_on(memory)
+        monitor, until = self._monitor(), time.monotonic() + REST_SECONDS
+        while monitor.execute("query-status")["status"] == "inmigrate":
+            if time.monotonic() > until:
+                raise self._not_up("it does not wake")
+            time.sleep(0.1)
+        monitor.execute("cont")  # it was stopped when it was put to rest, and is so still
+        self.run("date", "--set", f"@{time.time():.3f}")
+
+    def _wait_written(self, monitor: Monitor) -> None:
+        until = time.monotonic() + REST_SECONDS
+        while (found := monitor.execute("query-migrate"))["status"] != "completed":
+            if found["status"] in ("failed", "cancelled") or time.monotonic() > until:
+                raise VmError(f"machine {self.name} cannot rest", cause=str(found.get("error-desc", found["status"])))
+            time.sleep(0.1)
 
     def cut_power(self) -> None:
         """QEMU is killed: what the guest had not written is lost. Does nothing when it is off."""
@@ -168,6 +205,11 @@ class Machine:
     def is_on(self) -> bool:
         """QEMU runs."""
         return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int | None:
+        """QEMU's; None when the machine was not started, or its end was noticed."""
+        return self._process.pid if self._process else None
 
     # Commands -------------------------------------------------------------------------------------------------
 
@@ -267,7 +309,7 @@ class Machine:
         """Cuts the power and removes the overlay; the console's log stays with the folder."""
         self.cut_power()
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._hardware.system)
+            os.unlink(self._overlay)
 
     def __enter__(self) -> Self:
         return self

@@ -17,30 +17,33 @@ KERNEL_WORDS = "root=LABEL=rha-lab ro console=ttyS0 loglevel=4 mitigations=off s
 
 @dataclass(frozen=True)
 class Hardware:
-    """One machine. `system`: qcow2 overlay of the base image, `tree`: the disk mounted at /opt/rha."""
+    """One machine. `system` is called so in it, `format` is its file's. `kernel`, `initrd`: booted directly, both None
+    when the system's own boot loader does it. `tree`: the disk mounted at /opt/rha; None: it has none."""
 
     name: str
     accelerator: str
     memory_mib: int
     cpus: int
-    kernel: Path
-    initrd: Path
+    kernel: Path | None
+    initrd: Path | None
     system: Path
-    tree: Path
+    format: str
+    tree: Path | None
     console: Path
     disks: tuple[Disk, ...]
     cards: tuple[Card, ...]
 
 
-def words(hardware: Hardware, agent: int, monitor: int) -> list[str]:
-    """The whole command. `agent`, `monitor`: numbers of connected sockets that the process inherits."""
+def words(hardware: Hardware, agent: int, monitor: int, memory: Path | None = None) -> list[str]:
+    """The whole command. `agent`, `monitor`: numbers of connected sockets that the process inherits. `memory`: a file
+    that a machine of the same make has left when it was put to rest."""
     threads = ",thread=multi" if hardware.accelerator == "tcg" else ""
     return [
         *("setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64"),  # never outlives us, however we end
         *("-name", hardware.name, "-nodefaults", "-no-user-config", "-display", "none", "-M", "q35"),
         *("-accel", hardware.accelerator + threads, "-cpu", "max"),  # numpy wants more than TCG's default CPU
         *("-m", str(hardware.memory_mib), "-smp", str(hardware.cpus)),
-        *("-kernel", str(hardware.kernel), "-initrd", str(hardware.initrd), "-append", KERNEL_WORDS),
+        *_kernel(hardware),
         *("-serial", f"file:{hardware.console}", "-device", "virtio-rng-pci"),
         *("-chardev", f"socket,id=monitor,fd={monitor}", "-mon", "chardev=monitor,mode=control"),
         *("-chardev", f"socket,id=agent,fd={agent}", "-device", "virtio-serial-pci"),
@@ -50,7 +53,14 @@ def words(hardware: Hardware, agent: int, monitor: int) -> list[str]:
         *_system(hardware),
         *_disks(hardware.disks),
         *_cards(hardware.cards),
+        *(("-incoming", f"exec:cat '{memory}'") if memory else ()),
     ]
+
+
+def _kernel(hardware: Hardware) -> list[str]:
+    if hardware.kernel is None:
+        return []
+    return ["-kernel", str(hardware.kernel), "-initrd", str(hardware.initrd), "-append", KERNEL_WORDS]
 
 
 def _ports() -> list[str]:
@@ -59,10 +69,11 @@ def _ports() -> list[str]:
 
 
 def _system(hardware: Hardware) -> list[str]:
-    system = disks.node(Disk("system", hardware.system), "qcow2")
-    tree = disks.node(Disk("tree", hardware.tree, read_only=True))
+    nodes = [disks.node(Disk("system", hardware.system), hardware.format)]
+    if hardware.tree:
+        nodes.append(disks.node(Disk("tree", hardware.tree, read_only=True)))
     found = []
-    for node in (system, tree):
+    for node in nodes:
         name = node["node-name"]
         found += ["-blockdev", json.dumps(node), "-device", f"virtio-blk-pci,drive={name},serial={name}"]
     return found

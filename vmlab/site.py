@@ -28,21 +28,27 @@ _ASK = "/opt/rha/bin/python /opt/rha/vmlab/ask.py"
 class Site:
     """A folder with certificates, the appliance's store and its log. Everything ends with the block."""
 
-    def __init__(self, folder: Path) -> None:
-        """Raises RhaError when the certificates cannot be made."""
+    def __init__(self, folder: Path, *, listen: str = "127.0.0.1", port: int = 0, more: str = "") -> None:
+        """`listen`, `port`: where masters find it, 0: a free one; `more`: lines of its configuration. Certificates that
+        the folder has already are used.
+
+        Raises RhaError when the certificates cannot be made.
+        """
         self.folder, self.store = folder, folder / "store"
         self.run_dir, self._pki = folder / "run", folder / "pki"
         self.run_dir.mkdir()
         self.store.mkdir()
-        (self.port,) = free_ports(1)
+        self.port = port or free_ports(1)[0]
         self._stack = ExitStack()
-        pki.init(self._pki, "Lab")
-        mine = pki.issue_appliance(self._pki, "lab", [HOST, "127.0.0.1"])
+        mine = pki.Pair(self._pki / "appliance-lab.pem", self._pki / "appliance-lab.key")
+        if not mine.certificate.exists():
+            pki.init(self._pki, "Lab")
+            mine = pki.issue_appliance(self._pki, "lab", [HOST, "127.0.0.1", listen])
         self._config = folder / "appliance.toml"
         self._config.write_text(
-            f'listen = "127.0.0.1:{self.port}"\nstore = "{self.store}"\nrun_dir = "{self.run_dir}"\n'
+            f'listen = "{listen}:{self.port}"\nstore = "{self.store}"\nrun_dir = "{self.run_dir}"\n'
             f'ca = "{self._pki / "ca.pem"}"\ncertificate = "{mine.certificate}"\nkey = "{mine.key}"\n'
-            'window_bytes = "64GiB"\n'  # an oracle replays all of the journal
+            'window_bytes = "64GiB"\n' + more  # an oracle replays all of the journal
         )
         self._daemon: product.Daemon | None = None
 
@@ -64,6 +70,13 @@ class Site:
             self._daemon.stop()
             self._daemon = None
 
+    def kill(self) -> None:
+        """`kill -9`; `start` follows."""
+        if self._daemon is not None:
+            self._daemon.kill()
+            self._daemon.stop()
+            self._daemon = None
+
     def image(self, scenario: str, disk: str) -> Path:
         """The replica of a disk."""
         return self.store / scenario / "images" / f"{disk}.qcow2"
@@ -74,8 +87,8 @@ class Site:
 
     def protect(self, machine: Machine, scenario: str, disks: Mapping[str, str], ring: str = "32MiB") -> Master:
         """Puts certificates, scenario file and units into a machine. `disks`: name → device there. Starts nothing."""
-        pair = self._certificate(scenario)
-        return install(machine, scenario, disks, self._pki / "ca.pem", pair, f"{HOST}:{self.port}", ring)
+        pair = self.certificate(scenario)
+        return install(machine, scenario, disks, self.ca, pair, f"{HOST}:{self.port}", ring)
 
     def wait_applied(self, scenario: str) -> None:
         """Until the images hold everything that the appliance acknowledged."""
@@ -90,7 +103,12 @@ class Site:
                 raise StateError(f"{scenario}'s images are not complete after {APPLIED_SECONDS:.0f} s", cause=what)
             time.sleep(EVERY_SECONDS)
 
-    def _certificate(self, scenario: str) -> pki.Pair:
+    @property
+    def ca(self) -> Path:
+        """The certificate of who has issued the others."""
+        return self._pki / "ca.pem"
+
+    def certificate(self, scenario: str) -> pki.Pair:
         """Issued at its first use."""
         pair = pki.Pair(self._pki / f"master-{scenario}.pem", self._pki / f"master-{scenario}.key")
         return pair if pair.certificate.exists() else pki.issue_master(self._pki, scenario)

@@ -15,6 +15,7 @@ from typing import Any, Self
 import nbd
 import numpy as np
 
+from rha._native import ffi
 from rha.errors import StorageError
 from rha.hashing import Buffer
 from rha.image.direct import Counts, DirectFile
@@ -87,11 +88,13 @@ class _Image:
         assert self._failure is not None
         return self._failure
 
-    def _start(self, link: _Link, act: str, offset: int, start: Start) -> None:
-        """Starts one request; `start` gets the completion callback."""
+    def _start(self, link: _Link, act: str, offset: int, start: Start, content: memoryview | None = None) -> None:
+        """Starts one request; `start` gets the completion callback. `content` is kept until then."""
         self._raise_failure()
+        kept = [content]
 
         def done(error: Any) -> int:
+            kept.clear()
             link.in_flight -= 1
             if error.value:
                 self._note(act, offset, error.value)
@@ -186,9 +189,9 @@ class ImageWriter(_Image):
         view = memoryview(buffer).cast("B")
         self._check_range("write", offset, len(view))
         for at in range(0, len(view), WRITE_BYTES):
-            piece = nbd.Buffer.from_buffer(view[at : at + WRITE_BYTES])
+            piece = view[at : at + WRITE_BYTES]
             link = self._link()
-            self._start(link, "write", offset + at, _write(link.handle, piece, offset + at))
+            self._start(link, "write", offset + at, _write(link.handle, _lend(piece), offset + at), piece)
 
     def zero(self, offset: int, length: int) -> None:
         """Starts making a range read as zeros; it takes no space where the format can do that. Raises StorageError."""
@@ -258,9 +261,9 @@ class ImageReader(_Image):
         view = memoryview(buffer).cast("B")
         self._check_range("read", offset, len(view))
         for at in range(0, len(view), WRITE_BYTES):
-            piece = nbd.Buffer.from_buffer(view[at : at + WRITE_BYTES])
+            piece = view[at : at + WRITE_BYTES]
             link = self._link()
-            self._start(link, "read", offset + at, _read(link.handle, piece, offset + at))
+            self._start(link, "read", offset + at, _read(link.handle, _lend(piece), offset + at), piece)
 
     def read_rows(self, rows: Table, buffer: memoryview) -> None:
         """Fills the buffer with ranges (rows with `offset` and `length`), one behind the other. Raises StorageError."""
@@ -315,6 +318,16 @@ class ImageReader(_Image):
 def read_only_export(name: str) -> str:
     """Export name of an image's read-only twin; disk names hold no colon."""
     return f"ro:{name}"
+
+
+def _lend(piece: memoryview) -> nbd.Buffer:
+    """The same memory for libnbd, without a reference to its owner, whom the caller keeps until the request is done.
+
+    libnbd 1.14 (Debian 12) never lets go of the view that it makes of what it is given: an appliance would keep every
+    byte that went through it. What it keeps of this one is a pointer and a length.
+    """
+    pointer = ffi.cast("char *", ffi.from_buffer(piece))
+    return nbd.Buffer.from_buffer(ffi.buffer(pointer, len(piece)))
 
 
 def _write(handle: Any, piece: nbd.Buffer, offset: int) -> Start:

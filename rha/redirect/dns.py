@@ -166,6 +166,8 @@ class Dns(Redirection):
     def _change(self, server: DnsServer, now: Records, then: Records, deadline: Deadline) -> str:
         update = self._update(now)
         for kind in self._types:
+            if kind not in now.values and kind not in then.values:
+                continue  # the prerequisites say that it is absent; a key may have no right to such records
             update.delete(self.name, kind)
             for value in then.values.get(kind, ()):
                 update.add(self.name, then.ttl, kind, value)

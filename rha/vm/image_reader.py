@@ -27,13 +27,14 @@ class _Image:
 @contextlib.contextmanager
 def open_image(path: Path, format: str) -> Iterator[_Image]:
     """A `disk_layout.Reader` of an image. qemu-nbd ends when its only client hangs up, and is killed when the handle is
-    collected.
+    collected, or with us: one whose client was killed before it came would wait for it, and hold the image for ever.
 
     Raises StorageError when the image cannot be opened or read.
     """
     handle: Any = nbd.NBD()
     try:
-        handle.connect_systemd_socket_activation(["qemu-nbd", "--read-only", "-f", format, str(path)])
+        words = ["setpriv", "--pdeathsig", "KILL", "qemu-nbd", "--read-only", "-f", format, str(path)]
+        handle.connect_systemd_socket_activation(words)
         yield _Image(handle)
     except nbd.Error as error:
         raise StorageError(f"image {path} cannot be read", cause=str(error), hint=f"qemu-img info {path}") from error

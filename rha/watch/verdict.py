@@ -50,12 +50,19 @@ class Action(StrEnum):
 @dataclass(frozen=True)
 class Round:
     """One asking of all checks, here and by all observers. `age`: seconds since it began. `same`: how many rounds, one
-    after the other and this one included, have said the same since the last heartbeat."""
+    after the other and this one included, have said the same since the last heartbeat. `took`: seconds that it lasted;
+    a dead host lets every attempt run into its time limit, so that may be longer than `lost_after`."""
 
     age: float
     results: tuple[Result, ...]
     votes: tuple[Vote, ...] = ()
     same: int = 1
+    took: float = 0.0
+
+    @property
+    def since_end(self) -> float:
+        """Seconds since the last answer, or since the last attempt that got none: how old its evidence is."""
+        return self.age - self.took
 
 
 @dataclass(frozen=True)
@@ -134,7 +141,7 @@ def _is_whole(seen: Observation, round: Round | None) -> bool:
 
 
 def _judge_round(seen: Observation, round: Round, silent: str) -> Verdict:
-    again = round.age >= seen.link.lost_after
+    again = round.since_end >= seen.link.lost_after
     own, said = opinion_of(round.results)
     if own is Opinion.ALIVE:
         return Verdict(
@@ -158,7 +165,9 @@ def _judge_dead(seen: Observation, round: Round, dead: str, *, again: bool) -> V
     if why_not:
         return Verdict(State.DEAD, Action.ALARM, f"{dead}; {why_not}", ask=again)
     if again:  # the evidence is old: ask once more before acting on it
-        return Verdict(State.SUSPECT, Action.NONE, f"{dead}, {show_seconds(round.age)} ago; asking again", ask=True)
+        return Verdict(
+            State.SUSPECT, Action.NONE, f"{dead}, {show_seconds(round.since_end)} ago; asking again", ask=True
+        )
     if round.same < seen.watch.rounds:
         told = f"{dead}; round {round.same} of {seen.watch.rounds}: asking again"
         return Verdict(State.SUSPECT, Action.NONE, told, ask=True)

@@ -62,7 +62,7 @@ class Watcher:
             before = self._last[1]
             if _is_dead(before.results, before.votes) == _is_dead(results, votes):
                 same += before.same
-        self._last = (begun, Round(0.0, results, votes, same))
+        self._last = (begun, Round(0.0, results, votes, same, time.monotonic() - begun))
 
 
 def _is_dead(results: tuple[Result, ...], votes: tuple[Vote, ...]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -45,7 +46,20 @@ def test_replica_of_a_machine_with_debians_kernel_equals_its_disk(folder: Path) 
         master.stop()
         site.stop()
         assert why_not_equal(site.image("smoke", "data"), data.file, 0, DISK_BYTES) is None
+        _goes_on_after_a_rest(machine, folder)
         _commands_end_as_they_end(machine)
+
+
+def _goes_on_after_a_rest(machine: Machine, folder: Path) -> None:
+    machine.sh("echo remembered >/run/memory; sleep 600 >/dev/null 2>&1 & echo $! >/run/pid")
+    boot = machine.get("/proc/sys/kernel/random/boot_id")
+    machine.rest(folder / "memory")
+    assert not machine.is_on
+    machine.wake(folder / "memory")
+    assert machine.get("/run/memory") == b"remembered\n"
+    assert machine.get("/proc/sys/kernel/random/boot_id") == boot
+    assert machine.call("bash", "-c", "kill $(cat /run/pid)").code == 0
+    assert abs(float(machine.run("date", "+%s")) - time.time()) < 30
 
 
 def _commands_end_as_they_end(machine: Machine) -> None:

@@ -151,6 +151,18 @@ def test_a_policy_refuses_before_anything_is_changed(
         redirect(**words, name="other", master=["198.51.100.7"]).do(Act.CHECK)
 
 
+def test_no_right_is_needed_to_records_that_are_not_there(
+    redirect: Callable[..., Dns], new_named: Callable[..., Named]
+) -> None:
+    named = new_named(rights="update-policy { grant good name other.example.org. A; };")
+    words = {"servers": [named.address], "key": str(named.key), "name": "other", "master": ["198.51.100.7"]}
+    redirect(**words).do(Act.CHECK)
+    redirect(**words).do(Act.APPLY)
+    assert named.dig("other.example.org") == ["192.0.2.20"]
+    redirect(**words).do(Act.REVERT)
+    assert named.dig("other.example.org") == ["198.51.100.7"]
+
+
 def test_no_such_zone(redirect: Callable[..., Dns]) -> None:
     with pytest.raises(NetworkError, match="does not answer for zone"):
         redirect(zone="example.net").do(Act.CHECK)

@@ -118,7 +118,12 @@ def test_rounds_that_agree_are_counted_since_the_last_sign_of_life() -> None:
         observer=[Observer(name="third", address="third:1")],
     )  # fmt: skip
     opinions = iter([Opinion.DEAD, Opinion.DEAD, Opinion.UNKNOWN, Opinion.DEAD])
-    watcher = Watcher(lambda observer, name, checks: Vote(observer.name, next(opinions), ""))
+
+    def vote(observer: Observer, _name: str, _checks: object) -> Vote:
+        time.sleep(0.1)
+        return Vote(observer.name, next(opinions), "")
+
+    watcher = Watcher(vote)
 
     def ask(heard: float) -> int:
         before = watcher._last
@@ -127,6 +132,7 @@ def test_rounds_that_agree_are_counted_since_the_last_sign_of_life() -> None:
             time.sleep(0.01)
         found = watcher.round()
         assert found is not None
+        assert 0.1 <= found.took <= found.age
         assert (len(found.results), len(found.votes)) == (1, 1)
         return found.same
 

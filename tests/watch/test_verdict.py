@@ -92,6 +92,13 @@ def test_old_evidence_is_asked_for_again():
     assert (verdict.action, verdict.ask) == (Action.NONE, True)
 
 
+def test_a_round_that_lasts_longer_than_the_limit_is_evidence_all_the_same():
+    """A host without power answers nothing: every attempt runs into its time limit, by default for 8 s in all."""
+    slow = replace(SEEN, heartbeat_age=14.0, round=Round(8.5, (DOWN,), took=8.0))
+    assert judge(slow).action == Action.FAILOVER
+    assert judge(replace(slow, round=Round(13.5, (DOWN,), took=8.0))).why.endswith("5.5 s ago; asking again")
+
+
 def test_a_lost_link_is_looked_at_again():
     assert judge(replace(SEEN, heartbeat_age=60.0, round=Round(30.0, (UP,)))).ask
     assert not judge(replace(SEEN, round=Round(1.0, (UP,)))).ask
@@ -181,7 +188,7 @@ VOTES = st.lists(st.sampled_from([DEAD_VOTE, ALIVE_VOTE, AWAY]), max_size=4).map
     calm=st.sampled_from([0.0, 60.0]), rounds=st.integers(1, 3),
     round=st.none() | st.builds(
         Round, st.floats(0, 100), st.lists(st.sampled_from([UP, DOWN]), max_size=2).map(tuple), VOTES,
-        st.integers(1, 3),
+        st.integers(1, 3), st.floats(0, 100),
     ),
 )  # fmt: skip
 def test_failover_only_on_full_evidence(mode, age, checks, consistent, observers, fenced, paused, calm, rounds, round):
@@ -195,6 +202,7 @@ def test_failover_only_on_full_evidence(mode, age, checks, consistent, observers
         assert age >= seen.link.lost_after
         assert checks
         assert round.age <= age
+        assert round.age - round.took < seen.link.lost_after
         assert round.results == (DOWN,) * checks
         assert len(round.votes) == observers
         dead = 1 + sum(one.opinion == Opinion.DEAD for one in round.votes)
