@@ -41,6 +41,7 @@ def check(file: Path, here: bool) -> None:
 
 
 def _check_here(scenario: Scenario) -> None:
+    from rha import systemd
     from rha.capture import device
     from rha.wire import tls
 
@@ -53,6 +54,9 @@ def _check_here(scenario: Scenario) -> None:
         raise refusal
     if scenario.lease and (refusal := _why_no_lease(scenario.lease)):
         raise refusal
+    for unit in scenario.switch.units:
+        if refusal := systemd.Units().why_not(unit):
+            raise refusal
     files = scenario.appliance
     tls.client_context(Path(files.ca), Path(files.certificate), Path(files.key))
 
