@@ -9,10 +9,12 @@ SECONDS := 60
 
 deps:
 	@packaging/install-deps.sh debian-packages
+	@packaging/guest-kernel
 
 # Servers that tests and bench run against; nothing that rha itself needs.
 test-deps:
 	@packaging/install-deps.sh debian-packages debian-packages-tests
+	@packaging/guest-kernel
 
 venv: deps $(STAMP)
 

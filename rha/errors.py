@@ -11,7 +11,7 @@ class Exit(IntEnum):
     """Exit codes of every `rha` command. Documented in docs/errors.md."""
 
     OK = 0
-    DIFFERENT = 1  # the command ran; its answer is "no": verify found differences, doctor found a fault
+    DIFFERENT = 1  # the command ran; its answer is "no": verify found differences, doctor a fault, a test boot failed
     USAGE = 2  # wrong words on the command line (click's own code)
     CONFIG = 3  # a scenario or configuration file is wrong
     HOST = 4  # this host cannot do it: not root, no BTF, lockdown, a program is missing

@@ -98,6 +98,20 @@ class VmReport(msgspec.Struct, kw_only=True):
     rto_seconds: float | None = None
 
 
+class Tested(msgspec.Struct, kw_only=True):
+    """Test boots of a scenario. `time`, `outcome` (rha/switch/bootreport.py), `why`, `left`: of the last one; None:
+    there was none. `running`: what one does now. `missed`: why none has begun when one was due. `next`: when one is
+    due; None: only when a person asks for it."""
+
+    time: float | None = None
+    outcome: str = ""
+    why: str = ""
+    left: str = ""
+    running: str = ""
+    missed: str = ""
+    next: float | None = None
+
+
 class LeaseReport(msgspec.Struct, kw_only=True):
     """The master's lease. `owner`: as etcd last said; empty: nobody, or not known. `serving`: what the sentry says of
     what the lease lets this master serve by: serving, starting, ended, failed."""
@@ -152,5 +166,6 @@ class Report(msgspec.Struct, kw_only=True):
     lease: LeaseReport | None = None
     released: str = ""  # engine: why the master does not serve; empty: it does
     paused: str = ""  # appliance: who has switched acting by itself off, since when and why; empty: nobody
+    test: Tested | None = None
     checks: list[CheckReport] = []
     alarms: list[str] = []

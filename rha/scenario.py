@@ -158,8 +158,22 @@ class Network(_Table, kw_only=True, frozen=True):
 
     kind: Literal["none", "user", "bridge", "network"] = "none"
     source: str = ""  # bridge: its name; network: libvirt's name
-    mac: str = ""  # empty: libvirt chooses
+    mac: str = ""  # empty: made of host and scenario (rha/vm/card.py)
     forward: list[Forward] = []
+
+
+class Guest(_Table, kw_only=True, frozen=True):
+    """What is changed inside the substitute's guest before it boots, in its overlay: what its network card needs, and
+    what is said here. Empty: as on the master. Taken back at the switchback."""
+
+    adapt: Literal["auto", "no"] = "auto"
+    required: bool = False  # false: a guest that cannot be adapted boots as it is, with a warning
+    interface: str = ""  # whose place the substitute's card takes; empty: the one with the default route
+    addresses: list[str] = []  # each with its prefix length; in place of those of the same family
+    gateways: list[str] = []  # at most one for each family
+    dns: list[str] = []
+    hostname: str = ""
+    limit: Duration = Duration(180)
 
 
 class Vm(_Table, kw_only=True, frozen=True):
@@ -171,6 +185,7 @@ class Vm(_Table, kw_only=True, frozen=True):
     bus: Literal["auto", "virtio", "sata", "ide"] = "auto"
     accelerator: Literal["auto", "kvm", "tcg"] = "auto"
     network: Network = Network()
+    guest: Guest = Guest()
     ready: Check | None = None  # answers when the service is back
     ready_timeout: Duration = Duration(300)
     candidates: int = 0  # earlier points that a failover may try when the newest one does not come to `ready`
@@ -182,6 +197,38 @@ class Switch(_Table, kw_only=True, frozen=True):
     units: list[str] = []  # systemd units, stopped in this order; started again in the opposite one
     limit: Duration = Duration(90)  # for each of them to stop, and to start
     after: Literal["stay", "poweroff"] = "stay"  # before the substitute starts
+
+
+class BootCheck(_Table, kw_only=True, frozen=True):
+    """One question put to the guest of a test boot (rha/switch/bootcheck.py): again and again until it is answered."""
+
+    kind: Literal["tcp", "http", "sql", "script", "unit", "console", "agent"]
+    address: str = ""  # as in [[check]], its port is the guest's; console: a regular expression; agent: nothing
+    within: Duration = Duration(60)  # from the moment it is asked first
+    timeout: Duration = Duration(5)  # of each attempt
+    status: list[int] = []
+    contains: str = ""
+    ca: str = ""
+    query: str = "SELECT 1"
+    expect: str = ""
+    user: str = "nobody"
+
+
+class BootTest(_Table, kw_only=True, frozen=True):
+    """The non-disruptive test: a point boots on an isolated network, is asked, and is thrown away. Times of day are the
+    appliance's: it is the appliance's memory and processors that a test takes."""
+
+    days: str = ""  # "sun", "mon-fri"; empty: only when a person asks for it
+    begin: str = msgspec.field(name="from", default="02:00")
+    end: str = msgspec.field(name="to", default="05:00")  # later it does not begin; before "from": over midnight
+    point: str = "now"  # as --at of the verbs: the newest, so long ago, a bookmark
+    address: str = ""  # of the guest, with its prefix length, where it has a fixed one; empty: it asks by DHCP
+    memory: Size | None = None  # None: as vm.memory
+    cpus: int | None = None
+    limit: Duration = Duration(1800)  # for all of it; also how long --keep keeps it
+    keep: int = 10  # reports, the oldest go
+    ports: list[int] = []  # of the guest, that scripts want to reach besides those of the checks
+    check: list[BootCheck] = []
 
 
 class MoveIp(_Table, kw_only=True, frozen=True, tag_field="type", tag="ip"):
@@ -298,6 +345,7 @@ class Scenario(_Table, kw_only=True, frozen=True):
     lease: Lease | None = None
     vm: Vm = Vm()
     switch: Switch = Switch()
+    test: BootTest = BootTest()
     redirect: list[Redirect] = []
 
 

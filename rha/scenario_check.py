@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rha import scenario_redirect, scenario_watch, schedule, schema
+from rha import scenario_boot, scenario_guest, scenario_redirect, scenario_watch, schedule, schema
 from rha.errors import ConfigError
 from rha.scenario import Scenario
 from rha.schema import Clean, Mistake
@@ -46,6 +46,7 @@ def rules(clean: Clean) -> Iterator[Mistake]:
     yield from scenario_watch.rules(clean)
     yield from _vm(clean.get("vm", {}))
     yield from _switch(clean.get("switch", {}))
+    yield from scenario_boot.rules(clean)
     yield from scenario_redirect.rules(clean)
 
 
@@ -128,6 +129,7 @@ def _vm(table: Clean) -> Iterator[Mistake]:
         yield Mistake("vm.candidates", f"{table['candidates']} is not between 0 and {MAX_CANDIDATES}")
     if table.get("candidates", 0) > 0 and "ready" in table and table["ready"] is None:
         yield Mistake("vm.candidates", "needs [vm.ready]: nothing else says that a point does not boot")
+    yield from scenario_guest.rules(table.get("guest", {}), table.get("network", {}))
     if table.get("ready"):
         yield from scenario_watch.check(table["ready"], "vm.ready")
 

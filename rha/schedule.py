@@ -1,13 +1,14 @@
-"""How much of the line the stream may take at a moment of the week. Pure.
+"""Windows of the week: how much of the line the stream may take now; when a test is due. Pure.
 
-Times are the master's local clock: who works from eight to six does so in summer, too.
+Times are local clocks: who works from eight to six does so in summer, too. Which host's: the master's for its link, the
+appliance's for tests.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, time, timedelta
 from typing import NamedTuple
 
 from rha.scenario import Link, Window
@@ -38,11 +39,37 @@ def _shown(rate: int) -> str:
 
 
 def _covers(window: Window, moment: datetime) -> bool:
-    begin, end, days = _minute(window.begin), _minute(window.end), set(_days(window.days))
-    now, today = moment.hour * 60 + moment.minute, moment.weekday()
-    if begin < end:
-        return today in days and begin <= now < end
-    return (today in days and now >= begin) or ((today - 1) % 7 in days and now < end)
+    return moment < latest(window.days, window.begin, window.end, moment).end
+
+
+class Span(NamedTuple):
+    """One window on the calendar, local times."""
+
+    begin: datetime
+    end: datetime
+
+
+def latest(days: str, begin: str, end: str, moment: datetime) -> Span:
+    """The window that covers a local time, else the last one before it. `end` before `begin`: over midnight."""
+    wanted = set(_days(days))
+    length = timedelta(minutes=(_minute(end) - _minute(begin)) % _DAY_MINUTES or _DAY_MINUTES)
+    for back in range(8):
+        day = datetime.combine(moment.date() - timedelta(days=back), time())
+        start = day + timedelta(minutes=_minute(begin))
+        if day.weekday() in wanted and start <= moment:
+            return Span(start, start + length)
+    raise AssertionError(f"a week without {days}")
+
+
+def next_begin(days: str, begin: str, moment: datetime) -> datetime:
+    """When the next window begins after a local time."""
+    wanted = set(_days(days))
+    for ahead in range(8):
+        day = datetime.combine(moment.date() + timedelta(days=ahead), time())
+        start = day + timedelta(minutes=_minute(begin))
+        if day.weekday() in wanted and start > moment:
+            return start
+    raise AssertionError(f"a week without {days}")
 
 
 def _minute(text: str) -> int:

@@ -98,6 +98,7 @@ def _scenario(report: Report, now: float, colour: bool) -> Iterator[str]:
     for disk in report.disks:
         yield from _disk(disk)
     yield from _field("vm", _vm(report))
+    yield from _field("test", _tested(report, now))
     for alarm in report.alarms:
         yield f"  {'alarm':<11} {_painted(printable(alarm), 'alarm', colour)}"
 
@@ -197,6 +198,21 @@ def _vm(report: Report) -> str:
     figures = (("RPO", vm.rpo_seconds), ("RTO", vm.rto_seconds))
     known = [f"{name} {show_seconds(seconds)}" for name, seconds in figures if seconds is not None]
     return ", ".join([f"{vm.domain} {vm.state}", *([vm.accelerator] if vm.accelerator else []), *known])
+
+
+def _tested(report: Report, now: float) -> str:
+    """The last test boot, one that runs, the next one."""
+    test = report.test
+    if test is None:
+        return ""
+    parts = ["never tested"]
+    if test.time is not None:
+        parts = [f"{test.outcome} {show_seconds(max(0.0, now - test.time))} ago: {test.why}"]
+    if test.running:
+        parts.append(f"one runs now: {test.running}")
+    if test.next is not None:
+        parts.append(f"next {datetime.fromtimestamp(test.next, UTC):%Y-%m-%d %H:%M UTC}")
+    return "; ".join(parts)
 
 
 def _field(label: str, text: str) -> Iterator[str]:

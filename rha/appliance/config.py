@@ -48,6 +48,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=Tr
     limits: list[ScenarioLimits] = []
     journal_key: str = ""  # encrypts journals and undo from now on: a file, or credential:NAME
     journal_old_keys: list[str] = []  # only for reading what was encrypted with them
+    tests_at_once: int = 1  # test boots, of all scenarios together
     scripts: str = str(program.FOLDER)  # of fences and checks
     etcd: EtcdAccess = EtcdAccess()
     run_dir: str = msgspec.field(default_factory=lambda: str(local.RUN_DIR))  # control sockets
@@ -65,7 +66,7 @@ def rules(clean: Clean) -> Iterator[Mistake]:
     """What the types cannot say, about those values that have the right type."""
     yield from address(clean, "", "listen")
     yield from absolute(clean, "", "store", "ca", "certificate", "key", "run_dir", "scripts")
-    yield from positive(clean, "", "window", "window_bytes")
+    yield from positive(clean, "", "window", "window_bytes", "tests_at_once")
     for path, place in [("journal_key", clean.get("journal_key", "")), *_old_keys(clean)]:
         if place and not place.startswith(("/", CREDENTIAL)):
             yield Mistake(path, f"{place!r} is neither an absolute path nor {CREDENTIAL}NAME")

@@ -25,6 +25,8 @@ from rha.appliance.importer import Importer
 from rha.appliance.receive import Connection
 from rha.appliance.replica import Replica
 from rha.appliance.switch_verbs import SwitchVerbs
+from rha.appliance.tester import Tester
+from rha.appliance.testverbs import TestVerbs
 from rha.appliance.verbs import PointVerbs
 from rha.appliance.warden import Warden
 from rha.control import local
@@ -52,6 +54,8 @@ class Appliance:
         self._store = Path(config.store)
         self._lock = threading.RLock()
         self._wardens: dict[str, Warden] = {}
+        self._testers: dict[str, Tester] = {}
+        self._test_slots = threading.Semaphore(config.tests_at_once)
         self._connections: dict[str, Connection] = {}
         self._broken: dict[str, RhaError] = {}
         self._stopping = False
@@ -86,7 +90,11 @@ class Appliance:
                     partial(self.order, name),
                 )
                 self._broken.pop(name, None)
+                tester = self._testers[name] = Tester(
+                    replica, self._store, LibvirtHost(), self._test_slots, Path(self._config.scripts)
+                )
                 warden.start()
+                tester.start()
             return self._wardens[name]
 
     def _client_context(self) -> ssl.SSLContext:
@@ -200,12 +208,19 @@ class Appliance:
     def status(self) -> list[Report]:
         """One report per scenario; one that cannot be opened says why."""
         with self._lock:
-            wardens, broken = sorted(self._wardens.items()), sorted(self._broken.items())
-        return [warden.report() for _, warden in wardens] + [_broken_report(name, why) for name, why in broken]
+            sides = [(warden, self._testers[name]) for name, warden in sorted(self._wardens.items())]
+            broken = sorted(self._broken.items())
+        return [tester.add_to(warden.report()) for warden, tester in sides] + [
+            _broken_report(name, why) for name, why in broken
+        ]
 
     def replica(self, scenario: str) -> Replica:
         """Raises StateError when the scenario is not here."""
         return self.warden(scenario).replica
+
+    def tester(self, scenario: str) -> Tester:
+        """Raises StateError when the scenario is not here."""
+        return self._testers[self.warden(scenario).replica.name]
 
     def replace(self, scenario: str, act: Callable[[], None]) -> None:
         """Closes a scenario, if it is here, for `act` to change its folder, and opens what is there then. No master is
@@ -216,6 +231,7 @@ class Appliance:
                 raise StateError(f"{scenario} is connected", cause="its master came back at once", hint="try again")
             warden = self._wardens.pop(scenario, None)
             if warden:
+                self._testers.pop(scenario).stop()
                 warden.stop()
                 warden.replica.close()
             try:
@@ -237,9 +253,12 @@ class Appliance:
         """Ends connections, closes all replicas. Raises StorageError for the first that could not be closed well."""
         with self._lock:
             names, wardens = list(self._connections), list(self._wardens.values())
+            testers = list(self._testers.values())
         for name in names:
             self._hang_up(name)
         failures = []
+        for tester in testers:
+            tester.stop()
         for warden in wardens:
             warden.stop()
             try:
@@ -300,6 +319,7 @@ def run(config_path: Path) -> int:
         "status": lambda: msgspec.to_builtins(appliance.status()),
         **SwitchVerbs(appliance.warden).handlers(),
         **PointVerbs(appliance.replica).handlers(),
+        **TestVerbs(appliance.tester).handlers(),
         **Importer(config, appliance.replace).handlers(),
     }
     try:

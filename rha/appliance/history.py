@@ -97,7 +97,8 @@ class History:
         clock: Callable[[], float] = time.time,
         keys: Keyring = PLAIN_ONLY,
     ) -> None:
-        """`state_at`: what the stream says where the images are. `clock`: seconds since the epoch."""
+        """`state_at`: what the stream says where the images are; it takes the replica's lock, so it is never called
+        with ours: a report takes them in the other order. `clock`: seconds since the epoch."""
         self.folder, self.limits, self._state_at, self._clock = folder, limits, state_at, clock
         self.keys = keys
         self._lock = threading.RLock()  # the fields below
@@ -195,9 +196,9 @@ class History:
 
         Raises StorageError.
         """
+        state = self._state_at(saved)
         with self._lock:
             self._note_durable()
-            state = self._state_at(saved)
             if self._is_begin_due(saved, state):
                 self._begin_if_room(saved, state)
             count, why = cut(self._usage(saved), self.limits)
@@ -270,9 +271,10 @@ class History:
     def begin_now(self, saved: Checkpoint) -> None:
         """A new interval at this checkpoint, if there are any: the images may be taken back to here, or what follows
         cannot be replayed. The images are closed, or this is the applier's thread. Raises StorageError."""
+        state = self._state_at(saved)
         with self._lock:
             if self._current and self._current.head.start.position < saved.position:
-                self._begin(saved, self._state_at(saved), saved.position)
+                self._begin(saved, state, saved.position)
 
     def begin_at_next(self) -> None:
         """The next checkpoint begins an interval: what comes before it cannot be replayed from the journal. What was
@@ -287,6 +289,7 @@ class History:
     def take_back(self, position: int, now: Checkpoint) -> None:
         """The images show again what they were at a journal position where an interval began, and count as `now`: what
         was kept since then is void, older points stay. May be repeated. Raises StorageError."""
+        state = self._state_at(now)
         with self._lock:
             kept = [interval for interval in self._intervals if interval.head.start.position < position]
             if not kept or not self._mark or not self._current:
@@ -302,7 +305,7 @@ class History:
                 interval.path.unlink(missing_ok=True)
             self._intervals = kept
             self._current = UndoFile.reopen(last.path, self._disk_bytes, self.keys)
-            self._begin(now, self._state_at(now), position)
+            self._begin(now, state, position)
 
     def _usage(self, saved: Checkpoint) -> Usage:
         heads = [interval.head for interval in self._intervals]

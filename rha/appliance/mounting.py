@@ -1,4 +1,4 @@
-"""File systems of an open point, mounted read-only on this host.
+"""The disks of an open point as files on this host, and their file systems mounted read-only.
 
 The overlays become raw files (FUSE, by a storage daemon of their own), their file systems loop devices. The loop
 devices can be written to: a file system that was in use replays its own journal, into the overlay, as after a power
@@ -49,7 +49,38 @@ class Notes(msgspec.Struct, kw_only=True):
     files: list[str] = []
 
 
-class Mounted:
+class RawFiles:
+    """An open point's disks as raw files, by the disk's name, until `close`. What is written goes to the overlays."""
+
+    def __init__(self, folder: Path, overlays: Sequence[ImageSpec]) -> None:
+        """`folder`: the point's. Raises HostError, StorageError; then nothing is left."""
+        self._folder, self._notes = folder, Notes()
+        with ExitStack() as stack:
+            # The storage daemon dies with the thread that started it.
+            keeper = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="mount"))
+            daemon = StorageDaemon(overlays, folder / "fuse", as_files=True)
+            self.files = {spec.name: daemon.file_of(spec.name) for spec in overlays}
+            self._note(files=[str(file) for file in self.files.values()])
+            keeper.submit(daemon.start).result()
+            stack.callback(_stop, keeper, daemon)
+            self._stack = stack.pop_all()
+
+    @property
+    def directories(self) -> list[str]:
+        """Where file systems of it are mounted."""
+        return self._notes.directories
+
+    def _note(self, **lists: list[str]) -> None:
+        for name, values in lists.items():
+            getattr(self._notes, name).extend(values)
+        catalog.save(self._folder / _NOTES, self._notes)
+
+    def close(self) -> None:
+        """Raises StorageError when the storage daemon did not end well."""
+        self._stack.close()
+
+
+class Mounted(RawFiles):
     """An open point's file systems, mounted until `close`."""
 
     def __init__(self, folder: Path, overlays: Sequence[ImageSpec], target: Path) -> None:
@@ -59,36 +90,22 @@ class Mounted:
         Raises StateError when there is nothing to mount or the directory is not empty, HostError, StorageError; then
         nothing stays mounted.
         """
-        self._folder, self._notes = folder, Notes()
         self._check_target(target)
-        with ExitStack() as stack:
-            # The storage daemon dies with the thread that started it.
-            keeper = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="mount"))
-            daemon = StorageDaemon(overlays, folder / "fuse", as_files=True)
-            self._note(files=[str(daemon.file_of(spec.name)) for spec in overlays])
-            keeper.submit(daemon.start).result()
-            stack.callback(_stop, keeper, daemon)
-            found = [one for spec in overlays for one in file_systems(spec.name, daemon.file_of(spec.name))]
+        super().__init__(folder, overlays)
+        with ExitStack() as on_failure:
+            on_failure.callback(self._stack.close)
+            found = [one for name, file in self.files.items() for one in file_systems(name, file)]
             if not found:
                 raise StateError("no file system to mount", cause="none was recognised on the point's disks")
             for one in found:
-                self._mount(stack, one, target if len(found) == 1 else target / one.name)
-            self._stack = stack.pop_all()
-
-    @property
-    def directories(self) -> list[str]:
-        return self._notes.directories
+                self._mount(self._stack, one, target if len(found) == 1 else target / one.name)
+            on_failure.pop_all()
 
     def _check_target(self, target: Path) -> None:
         if not target.is_absolute() or not target.is_dir() or any(target.iterdir()):
             raise StateError(
                 f"{target} cannot be mounted on", cause="it is no empty directory", hint=f"mkdir -p {target}"
             )
-
-    def _note(self, **lists: list[str]) -> None:
-        for name, values in lists.items():
-            getattr(self._notes, name).extend(values)
-        catalog.save(self._folder / _NOTES, self._notes)
 
     def _mount(self, stack: ExitStack, found: FileSystem, where: Path) -> None:
         words = ["losetup", "--find", "--show", "--offset", str(found.offset), "--sizelimit", str(found.bytes)]
@@ -110,7 +127,7 @@ class Mounted:
         """Unmounts. Raises StorageError when a directory is in use; then the point stays, and this may be repeated."""
         for where in self.directories:
             self._unmount(Path(where))
-        self._stack.close()
+        super().close()
 
 
 def _stop(keeper: ThreadPoolExecutor, daemon: StorageDaemon) -> None:

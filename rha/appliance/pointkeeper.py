@@ -18,7 +18,7 @@ import msgspec
 
 from rha.appliance import catalog, points
 from rha.appliance.images import Images
-from rha.appliance.mounting import Mounted, sweep
+from rha.appliance.mounting import Mounted, RawFiles, sweep
 from rha.appliance.points import Bookmark, Place, Wanted
 from rha.appliance.pointview import PointView
 from rha.appliance.spans import Span, spans
@@ -81,7 +81,7 @@ class OpenPoint:
         """Raises StorageError; then nothing is left."""
         self.name, self.view, self.folder, self.disks = name, view, folder, list(disks)
         self.since = time.time()
-        self._mounted: Mounted | None = None
+        self._shown: RawFiles | None = None
         folder.mkdir(parents=True, mode=0o700)
         self._server = NbdServer(folder / "nbd.sock", {disk: _Disk(view, n) for n, disk in enumerate(disks)})
         try:
@@ -104,23 +104,33 @@ class OpenPoint:
             since=self.since,
             socket=str(self._server.path),
             overlays={spec.name: str(spec.path) for spec in self.overlays()},
-            mounts=self._mounted.directories if self._mounted else [],
+            mounts=self._shown.directories if self._shown else [],
         )
 
     def mount(self, target: Path) -> None:
         """Mounts its file systems (`mounting.Mounted`). Raises StateError, HostError, StorageError."""
-        if self._mounted:
-            raise StateError(f"point {self.name} is mounted already", cause=", ".join(self._mounted.directories))
-        self._mounted = Mounted(self.folder, self.overlays(), target)
+        self._must_not_be_shown()
+        self._shown = Mounted(self.folder, self.overlays(), target)
+
+    def show_files(self) -> list[Path]:
+        """Its disks as raw files that may be written to, in their order. Raises StateError, HostError, StorageError."""
+        self._must_not_be_shown()
+        self._shown = RawFiles(self.folder, self.overlays())
+        return list(self._shown.files.values())
+
+    def _must_not_be_shown(self) -> None:
+        if self._shown:
+            where = ", ".join(self._shown.directories) or "a test boots from it"
+            raise StateError(f"point {self.name} is in use already", cause=where, hint="rha points")
 
     def close(self) -> None:
         """The overlays and what was written to them are removed.
 
         Raises StorageError when a file system of it is in use; then it stays open.
         """
-        if self._mounted:
-            self._mounted.close()
-            self._mounted = None
+        if self._shown:
+            self._shown.close()
+            self._shown = None
         self._server.stop()
         self.view.close()
         shutil.rmtree(self.folder, ignore_errors=True)

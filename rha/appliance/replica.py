@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from rha.appliance import catalog
@@ -49,6 +50,7 @@ class Replica:
         self._reserve = int(config.reserve)
         self.is_connected = False
         self.peer = ""
+        self.on_leave: list[Callable[[str], None]] = []  # told why, before the images are given up or closed
         with contextlib.ExitStack() as on_failure:
             self._open(config, retired, on_failure)
             on_failure.pop_all()
@@ -73,6 +75,7 @@ class Replica:
 
     def close(self) -> None:
         """Everything stopped and on disk. Raises StorageError when the images could not be closed well."""
+        self._tell("the appliance closes the scenario")
         try:
             self.points.close_all()
             self._images.end()
@@ -118,8 +121,18 @@ class Replica:
     # Handing the images to a substitute ------------------------------------------------------------------------
 
     def retire(self) -> None:
-        """Receives no more; a merge that runs is waited for."""
+        """Receives no more; a merge that runs is waited for, and so is whoever uses a point in a test."""
         self._images.retire()
+        self._tell("a substitute is to take over")
+
+    def _tell(self, why: str) -> None:
+        for leave in self.on_leave:
+            leave(why)
+
+    @property
+    def is_retired(self) -> bool:
+        """Are the images a substitute's, or about to be?"""
+        return self._images.is_retired
 
     def apply_spool(self, timeout: float) -> bool:
         """Applies everything durable, whether images are open or not yet. False when the time (seconds) is over.

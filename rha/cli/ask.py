@@ -5,15 +5,39 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from rha.control import local
+
+POLL_SECONDS = 0.5
 
 
 def appliance(verb: str, **words: Any) -> Any:
     """The appliance's answer, as long as it takes. Raises what it answers, and as `local.call`."""
     return local.call(local.RUN_DIR / "appliance.sock", verb, timeout=None, **words)
+
+
+def accompanied(verb: str, look: Callable[[], None], **words: Any) -> Any:
+    """As `appliance`; `look` is called twice a second meanwhile."""
+    result: list[Any] = []
+    failure: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            result.append(appliance(verb, **words))
+        except BaseException as error:  # noqa: BLE001 - raised below, in the thread that asked for it
+            failure.append(error)
+
+    worker = threading.Thread(target=ask, name=verb, daemon=True)
+    worker.start()
+    while worker.is_alive():
+        worker.join(POLL_SECONDS)
+        look()
+    if failure:
+        raise failure[0]
+    return result[0]
 
 
 @contextlib.contextmanager

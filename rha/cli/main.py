@@ -34,6 +34,8 @@ VERBS = {
     "restore": "Copy a file or directory out of a point.",
     "rewind": "Take the replica itself back to a point.",
     "export": "Write a disk of a point as an image file.",
+    "test": "Boot a point on an isolated network, check it, throw it away.",
+    "tests": "List the test boots of a scenario whose reports are kept.",
     "failover": "The master is dead: start its substitute VM now.",
     "switchover": "The master hands its service over to its substitute VM, and nothing is lost.",
     "discard": "End a failover or switchover: remove the substitute VM.",

@@ -29,11 +29,12 @@ def sample() -> None:
 @click.option("--here", is_flag=True, help="Look at the devices and certificates too; run this on the master.")
 def check(file: Path, here: bool) -> None:
     """Name every mistake in FILE. Changes nothing."""
-    from rha import scenario_check, scenario_redirect, scenario_watch
+    from rha import scenario_boot, scenario_check, scenario_redirect, scenario_watch
 
     scenario = scenario_check.load(file)
-    for warning in (*scenario_redirect.warnings(scenario), *scenario_watch.warnings(scenario)):
-        click.echo(f"warning: {warning}", err=True)
+    for room in (scenario_redirect, scenario_watch, scenario_boot):
+        for warning in room.warnings(scenario):
+            click.echo(f"warning: {warning}", err=True)
     if here:
         _check_here(scenario)
     disks = "one disk" if len(scenario.disk) == 1 else f"{len(scenario.disk)} disks"

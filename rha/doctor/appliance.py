@@ -26,6 +26,7 @@ def checks(store: Path) -> list[Check]:
         libvirt,
         accelerator,
         lambda: ovmf(OVMF),
+        guest,
         lambda: space(store),
     ]
 
@@ -72,6 +73,17 @@ def accelerator() -> Finding:
         return Finding("accelerator", "ok", "kvm runs a guest")
     hint = "substitute VMs will be slow; enable virtualisation in firmware or hypervisor"
     return Finding("accelerator", "warning", f"{chosen}: kvm is missing or runs no guest", hint)
+
+
+def guest() -> Finding:
+    """Can the substitute's guest be fitted to its new machine before it boots?"""
+    from rha.vm.guest import outside
+
+    refusal = outside.why_not()
+    if refusal is None:
+        return Finding("libguestfs", "ok", "can look into a guest")
+    found = of_error("libguestfs", refusal, "warning")
+    return Finding(found.check, found.grade, f"{found.finding}; substitutes boot as their masters were", found.hint)
 
 
 def ovmf(places: tuple[Path, ...]) -> Finding:

@@ -16,6 +16,7 @@ from rha.errors import StateError
 from rha.fence import taking
 from rha.scenario import Scenario
 from rha.vm.base import DomainState, domain_name
+from rha.vm.guest import wanted
 
 
 class StepName(StrEnum):
@@ -30,6 +31,7 @@ class StepName(StrEnum):
     APPLY_SPOOL = "apply-spool"
     CLOSE_IMAGES = "close-images"
     MAKE_OVERLAY = "make-overlay"
+    ADAPT_GUEST = "adapt-guest"
     DEFINE_DOMAIN = "define-domain"
     HAND_OVER = "hand-over"
     CHECK_CLIENTS = "check-clients"
@@ -159,10 +161,12 @@ def image_steps(world: World) -> list[Step]:
     disks = ", ".join(disk.name for disk in world.scenario.disk)
     forced = f" (forced: {world.why_inconsistent})" if world.why_inconsistent and not world.at else ""
     shown = f", shown as they were at {world.at}" if world.at else ""
+    adapt = wanted.sentence(world.scenario)
     return [
         Step(StepName.APPLY_SPOOL, f"apply what is spooled{forced}", 3600),
         Step(StepName.CLOSE_IMAGES, f"write a checkpoint and close the images of {disks}{shown}", 120),
         Step(StepName.MAKE_OVERLAY, f"put a qcow2 overlay on {disks}; the replica itself stays as it is", 60),
+        *([Step(StepName.ADAPT_GUEST, adapt, world.scenario.vm.guest.limit)] if adapt else []),
     ]
 
 

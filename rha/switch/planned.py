@@ -95,7 +95,7 @@ class SwitchoverSteps(Steps):
         name, wanted, free = domain_name(scenario.name), scenario.vm.memory, self.vm.free_memory()
         if (owner := self.vm.owner(name)) not in (None, scenario.name):
             raise StateError(f"domain {name} belongs to scenario {owner}", hint=f"virsh dumpxml {name}")
-        if free is not None and free < wanted:
+        if free < wanted:
             raise HostError(
                 f"no memory for {name}",
                 cause=f"it needs {show_bytes(wanted)}, {show_bytes(free)} are free",

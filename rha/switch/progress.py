@@ -95,7 +95,8 @@ class Progress(msgspec.Struct, kw_only=True):
     valid once the master of a switchover has stopped its applications; then `rpo_seconds` 0 means that everything below
     its LSN was found in the images.
 
-    `firmware`, `bus`, `accelerator`, their reasons: valid once define-domain has ended. Seconds: valid once it serves.
+    `firmware`, `bus`, `accelerator`, their reasons: valid once define-domain has ended; `bus_why` iff the bus was
+    looked up. `guest`: what was changed inside the guest, or could not be. Seconds: valid once it serves.
     """
 
     version: int = VERSION
@@ -115,6 +116,8 @@ class Progress(msgspec.Struct, kw_only=True):
     firmware: str = ""
     firmware_why: str = ""
     bus: str = ""
+    bus_why: str = ""
+    guest: list[str] = []
     accelerator: str = ""
     accelerator_why: str = ""
     started: float | None = None  # start of the domain, appliance's clock

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from rha.errors import VmError
 from rha.scenario import Check, Forward, Network
@@ -38,10 +39,10 @@ def wait_ready(check: Check, vm: VmHost, name: str, network: Network, limit: flo
     while (seconds := time.monotonic() - begun) < limit:
         state = vm.state(name)
         if state != DomainState.RUNNING:
-            raise VmError(f"domain {name} is {state} before it served", cause=_last_words(vm, name))
+            raise VmError(f"domain {name} is {state} before it served", cause=last_words(vm, name))
         try:
             if forward:
-                _ask_through(forward, check, vm, name)
+                ask_through(forward, check.timeout, vm, name)
             else:
                 KINDS[check.kind](check, min(check.timeout, limit))
             return time.monotonic() - begun
@@ -50,18 +51,18 @@ def wait_ready(check: Check, vm: VmHost, name: str, network: Network, limit: flo
         time.sleep(POLL_SECONDS)
     raise VmError(
         f"the substitute VM does not serve: {check.kind} {check.address}: {why}, for {show_seconds(seconds)}",
-        cause=_last_words(vm, name),
+        cause=last_words(vm, name),
         hint=f"virsh console {name}; vm.ready and vm.ready_timeout in the scenario",
     )
 
 
-def _ask_through(forward: Forward, check: Check, vm: VmHost, name: str) -> None:
+def ask_through(forward: Forward, timeout: float, vm: VmHost, name: str) -> None:
     """The host's end of a forward accepts at once; so the connection is held open until the guest has established it.
 
     Raises NoAnswer.
     """
-    with tcp.connect(check.address, check.timeout):
-        until = time.monotonic() + check.timeout
+    with tcp.connect(f"{forward.host}:{forward.host_port}", timeout):
+        until = time.monotonic() + timeout
         while time.monotonic() < until:
             if vm.is_forward_established(name, forward.guest_port):
                 return
@@ -69,6 +70,15 @@ def _ask_through(forward: Forward, check: Check, vm: VmHost, name: str) -> None:
     raise NoAnswer(f"the guest does not accept connections on port {forward.guest_port}")
 
 
-def _last_words(vm: VmHost, name: str) -> str:
+def keep_picture(vm: VmHost, name: str, path: Path) -> str:
+    """Of a domain's screen: the file's name, or why there is none."""
+    try:
+        vm.screenshot(name, path)
+    except VmError as error:
+        return f"no picture: {error.what}"
+    return path.name
+
+
+def last_words(vm: VmHost, name: str) -> str:
     lines = [line.strip() for line in vm.console(name).splitlines() if line.strip()]
     return "console: " + " | ".join(lines[-CONSOLE_LINES:]) if lines else "its serial console said nothing"

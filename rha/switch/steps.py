@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Collection
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -15,14 +16,15 @@ from rha.redirect import run as redirect
 from rha.redirect.base import replica_place
 from rha.report import Point
 from rha.scenario import Scenario
+from rha.switch import guest
 from rha.switch.plan import StepName
 from rha.switch.progress import Image, Progress, measure
-from rha.switch.ready import wait_ready
+from rha.switch.ready import keep_picture, wait_ready
 from rha.switch.runner import Effect
 from rha.vm.accelerator import Accelerator, choose
-from rha.vm.base import Bus, DomainState, Firmware, VmHost, VmSpec, domain_name
-from rha.vm.disk_layout import boot_disk, recognise
-from rha.vm.image_reader import open_image
+from rha.vm.base import DomainState, Firmware, VmHost, VmSpec, domain_name
+from rha.vm.card import network_of
+from rha.vm.firmware import choose_firmware
 
 OVERLAYS = "substitute"  # folder of the overlays, in the scenario's folder
 
@@ -86,6 +88,7 @@ class Steps:
             StepName.APPLY_SPOOL: Effect(self._apply_spool),
             StepName.CLOSE_IMAGES: Effect(self._close_images),
             StepName.MAKE_OVERLAY: Effect(self._make_overlays, self._remove_overlays),
+            StepName.ADAPT_GUEST: Effect(self._adapt_guest),
             StepName.DEFINE_DOMAIN: Effect(self._define, self._undefine),
             StepName.START_DOMAIN: Effect(self._start),
             StepName.WAIT_READY: Effect(self._wait_ready),
@@ -130,11 +133,16 @@ class Steps:
     def _remove_overlays(self) -> None:
         remove_overlays(self.host.folder, self.progress)
 
+    def _adapt_guest(self, limit: float) -> None:
+        scenario, tcg = self.host.scenario, self._choose(self.host.scenario.vm.accelerator).name == "tcg"
+        make = functools.partial(self._make_overlays, limit)
+        guest.adapt(scenario, self.host.folder, self.progress, tcg=tcg, make_overlays=make, limit=limit)
+
     def _define(self, _: float) -> None:
         wanted, progress = self.host.scenario.vm, self.progress
         first, firmware, progress.firmware_why = self._firmware()
         accelerator = self._choose(wanted.accelerator)
-        bus: Bus = "virtio" if wanted.bus == "auto" else wanted.bus
+        bus = guest.bus_of(self.host.scenario, progress)
         progress.firmware, progress.bus = firmware, bus
         progress.accelerator, progress.accelerator_why = accelerator.name, accelerator.why
         progress.domain = domain_name(self.host.scenario.name)
@@ -150,7 +158,7 @@ class Steps:
                 accelerator=accelerator.name,
                 disks=(overlays[first], *overlays[:first], *overlays[first + 1 :]),
                 backing=tuple(Path(image.path) for image in progress.images),
-                network=wanted.network,
+                network=network_of(self.host.scenario),
                 folder=self.host.folder,
                 store=self.host.store,
             )
@@ -163,19 +171,22 @@ class Steps:
 
     def _firmware(self) -> tuple[int, Firmware, str]:
         """Which disk boots, with what firmware, and why. The scenario's word goes before the disks'."""
-        wanted = self.host.scenario.vm.firmware
-        if wanted != "auto":
-            return 0, wanted, "the scenario says so"
-        with ExitStack() as stack:
-            images = (open_image(Path(image.path), image.format) for image in self.progress.images)
-            layouts = [recognise(stack.enter_context(image)) for image in images]
-        return boot_disk(layouts)
+        images = ((Path(image.path), image.format) for image in self.progress.images)
+        return choose_firmware(self.host.scenario.vm.firmware, images)
 
     def _start(self, _: float) -> None:
         self.progress.started = time.time()
         self.vm.start(self.progress.domain)
 
     def _wait_ready(self, limit: float) -> None:
+        """Whatever came of it, what its screen shows is kept beside its console's log."""
+        try:
+            self._see_ready(limit)
+        finally:
+            kept = keep_picture(self.vm, self.progress.domain, self.host.folder / "screen.png")
+            self.progress.steps[-1].sentence += f"; screen: {kept}"
+
+    def _see_ready(self, limit: float) -> None:
         wanted, name = self.host.scenario.vm, self.progress.domain
         if wanted.ready:
             wait_ready(wanted.ready, self.vm, name, wanted.network, limit)
@@ -186,6 +197,7 @@ class Steps:
 
 def remove_overlays(folder: Path, progress: Progress) -> None:
     """Removes the overlays of a switch, with what a guest has written to them."""
+    guest.forget(folder)
     for image in progress.images:
         Path(image.overlay).unlink(missing_ok=True)
     with suppress(FileNotFoundError):

@@ -6,13 +6,14 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rha.scenario import Network
 
 Firmware = Literal["bios", "uefi"]
 Bus = Literal["virtio", "sata", "ide"]
 AcceleratorName = Literal["kvm", "tcg"]
+DiskFormat = Literal["qcow2", "raw"]
 
 
 class DomainState(StrEnum):
@@ -29,9 +30,10 @@ class DomainState(StrEnum):
 class VmSpec:
     """Everything about a substitute VM, nothing left to be looked up. `memory` in bytes.
 
-    `disks`: qcow2 files in the order of the scenario, the first one boots; `backing`: the images below them. `folder`:
-    the scenario's folder, for the console log and the firmware's variables. `store`: the outermost folder of ours; from
-    there downwards the host's VM user may be let in.
+    `disks`: files in the order of the scenario, the first one boots; `backing`: the images below them. `folder`: for
+    the console log and the firmware's variables. `store`: the outermost folder of ours; from there downwards the host's
+    VM user may be let in. `isolated`: the guest reaches nobody, and is reached by its forwards alone; its network is
+    `none` or `user`. `guest_address`, with its prefix length: of the guest in a user-mode network; empty: 10.0.2.15.
     """
 
     name: str
@@ -46,6 +48,14 @@ class VmSpec:
     network: Network
     folder: Path
     store: Path
+    disk_format: DiskFormat = "qcow2"
+    isolated: bool = False
+    guest_address: str = ""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError when an isolated VM would be on a network of others."""
+        if self.isolated and self.network.kind not in ("none", "user"):
+            raise ValueError(f"{self.name} is to be isolated, on {self.network.kind} {self.network.source}")
 
     @property
     def console(self) -> Path:
@@ -94,10 +104,6 @@ class VmHost(ABC):
         """The scenario that a domain stands for; None when it is absent or no substitute of ours."""
 
     @abstractmethod
-    def free_memory(self) -> int | None:
-        """Bytes that a guest could have now, caches included; None: not known."""
-
-    @abstractmethod
     def console(self, name: str, *, tail_bytes: int = 2000) -> str:
         """The end of what the guest has said on its serial port; empty when nothing was said."""
 
@@ -107,3 +113,19 @@ class VmHost(ABC):
 
         The host's end accepts a connection before the guest has been asked: accepted means nothing, established does.
         """
+
+    @abstractmethod
+    def disk_bytes(self, name: str, path: Path) -> int:
+        """Size of a disk's file as the hypervisor sees it: it may live in another mount namespace than we do."""
+
+    @abstractmethod
+    def screenshot(self, name: str, path: Path) -> None:
+        """Writes what a running domain's screen shows as a PNG file."""
+
+    @abstractmethod
+    def ask_agent(self, name: str, command: str, limit: float, **arguments: Any) -> Any:
+        """What the QEMU guest agent inside a domain returns to a command, in `limit` seconds (at least one)."""
+
+    @abstractmethod
+    def free_memory(self) -> int:
+        """Bytes that a new domain could take without the host having to swap."""

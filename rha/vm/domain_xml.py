@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import itertools
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -10,6 +12,9 @@ from rha.vm.base import Bus, VmSpec
 
 NAMESPACE = "urn:rha:substitute:1"
 QEMU_NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
+# QEMU's user-mode network then answers DHCP and carries the forwards, and drops whatever the guest begins, to the host,
+# its name servers or beyond. IPv6 is off, so that there is one protocol to be sure of.
+ISOLATION = ("restrict=on", "ipv6=off")
 NIC_SLOT = "0x10"  # libvirt gives slots from 0x01 up; a card made behind its back sits where it will not reach
 _PREFIXES: dict[Bus, str] = {"virtio": "vd", "sata": "sd", "ide": "hd"}
 _NICS: dict[Bus, str] = {"virtio": "virtio", "sata": "e1000e", "ide": "e1000"}
@@ -70,12 +75,13 @@ def _add_devices(domain: ET.Element, spec: VmSpec) -> None:
     devices = _add(domain, "devices")
     for number, path in enumerate(spec.disks):
         disk = _add(devices, "disk", type="file", device="disk")
-        _add(disk, "driver", name="qemu", type="qcow2", discard="unmap")
+        _add(disk, "driver", name="qemu", type=spec.disk_format, discard="unmap")
         _add(disk, "source", file=str(path))
         _add(disk, "target", dev=disk_name(spec.bus, number), bus=spec.bus)
     _add_network(domain, devices, spec)
     serial = _add(devices, "serial", type="file")
     _add(serial, "source", path=str(spec.console), append="on")
+    _add(_add(devices, "channel", type="unix"), "target", type="virtio", name="org.qemu.guest_agent.0")
     _add(_add(devices, "rng", model="virtio"), "backend", "/dev/urandom", model="random")
     _add(_add(devices, "video"), "model", type="vga")  # no viewer; a screenshot needs a screen
     _add(devices, "memballoon", model="none")
@@ -109,15 +115,26 @@ def _add_user_network(domain: ET.Element, spec: VmSpec) -> None:
     model = {"virtio": "virtio-net-pci"}.get(_NICS[spec.bus], _NICS[spec.bus])
     bus = "pci.0" if _machine(spec) == "pc" else "pcie.0"
     mac = f",mac={spec.network.mac}" if spec.network.mac else ""
-    netdev = ",".join(["user,id=rha0", *map(forward_option, spec.network.forward)])
+    alone = ISOLATION if spec.isolated else ()
+    forwards = (forward_option(forward, spec.guest_address.partition("/")[0]) for forward in spec.network.forward)
+    netdev = ",".join(["user,id=rha0", *alone, *_place(spec.guest_address), *forwards])
     command = _add(domain, f"{{{QEMU_NAMESPACE}}}commandline")
     for word in ("-netdev", netdev, "-device", f"{model},netdev=rha0,bus={bus},addr={NIC_SLOT}{mac}"):
         _add(command, f"{{{QEMU_NAMESPACE}}}arg", value=word)
 
 
-def forward_option(forward: Forward) -> str:
-    """`hostfwd=tcp:127.0.0.1:2222-:22`."""
-    return f"hostfwd=tcp:{forward.host}:{forward.host_port}-:{forward.guest_port}"
+def _place(address: str) -> tuple[str, ...]:
+    """QEMU's own two addresses, the host's and the name server's, are the first that the guest does not have."""
+    if not address:
+        return ()
+    guest = ipaddress.IPv4Interface(address)
+    host, names = itertools.islice((other for other in guest.network.hosts() if other != guest.ip), 2)
+    return f"net={guest.network}", f"host={host}", f"dns={names}", f"dhcpstart={guest.ip}"
+
+
+def forward_option(forward: Forward, guest: str = "") -> str:
+    """`hostfwd=tcp:127.0.0.1:2222-:22`. `guest`: its address, where it is not QEMU's own choice."""
+    return f"hostfwd=tcp:{forward.host}:{forward.host_port}-{guest}:{forward.guest_port}"
 
 
 def owner_of(xml: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import libvirt
 import libvirt_qemu
 
 from rha.errors import VmError
+from rha.vm import picture
 from rha.vm.access import let_in
 from rha.vm.base import DomainState, VmHost, VmSpec
 from rha.vm.domain_xml import console_of, domain_xml, owner_of
@@ -120,11 +122,6 @@ class LibvirtHost(VmHost):
         domain = self._look_up(name)
         return None if domain is None else owner_of(self._xml(domain))
 
-    def free_memory(self) -> int | None:
-        with _told("libvirt cannot be asked for the host's memory"):
-            found = self._connected().getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)  # KiB
-        return sum(int(found.get(kind, 0)) for kind in ("free", "buffers", "cached")) * 1024 or None
-
     def console(self, name: str, *, tail_bytes: int = 2000) -> str:
         path = console_of(self._xml(self._domain(name)))
         if path is None or not path.exists():
@@ -138,6 +135,34 @@ class LibvirtHost(VmHost):
             flags = libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP
             text = libvirt_qemu.qemuMonitorCommand(self._domain(name), "info usernet", flags)
         return has_established(text, guest_port)
+
+    def disk_bytes(self, name: str, path: Path) -> int:
+        with _told(f"disk {path} of domain {name} cannot be looked at"):
+            return int(self._domain(name).blockInfo(str(path))[2])  # capacity, allocation, physical
+
+    def screenshot(self, name: str, path: Path) -> None:
+        content = bytearray()
+        with _told(f"domain {name} gives no picture of its screen"):
+            stream = self._connected().newStream(0)
+            self._domain(name).screenshot(stream, 0)
+            stream.recvAll(lambda _stream, data, _opaque: content.extend(data), None)
+            stream.finish()
+        try:
+            path.write_bytes(picture.as_png(bytes(content)))
+        except OSError as error:
+            raise VmError(f"{path} cannot be written", cause=str(error), hint=f"df -h {path.parent}") from error
+
+    def ask_agent(self, name: str, command: str, limit: float, **arguments: Any) -> Any:
+        words = json.dumps({"execute": command, **({"arguments": arguments} if arguments else {})})
+        hint = "apt install qemu-guest-agent, in the guest"
+        with _told(f"the guest agent of {name} does not answer {command}", hint):
+            text = libvirt_qemu.qemuAgentCommand(self._domain(name), words, max(1, int(limit)), 0)
+        return json.loads(text)["return"]
+
+    def free_memory(self) -> int:
+        """The kernel's own estimate (MemAvailable, proc(5)): libvirt counts only what nobody uses, without caches."""
+        fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        return int(fields["MemAvailable"].split()[0]) << 10
 
     def _vm_user(self) -> tuple[int, int]:
         """uid and gid that QEMU runs as: libvirt's own word, `+UID:+GID`. Without its DAC driver: as libvirt itself."""

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 from rha.errors import VmError
+from rha.vm import picture
 from rha.vm.base import DomainState, VmHost, VmSpec
 
 
 class NullHost(VmHost):
-    """`calls`: every change in order, as `verb name`."""
+    """`calls`: every change in order, as `verb name`. `free`: bytes of memory; `agent`: what its guests' agent returns,
+    by command."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
+        self.free = 1 << 40
+        self.agent: dict[str, Any] = {}
         self.specs: dict[str, VmSpec] = {}
         self._states: dict[str, DomainState] = {}
-        self.memory: int | None = None
 
     def define(self, spec: VmSpec) -> None:
         if self.state(spec.name) == DomainState.RUNNING:
@@ -45,11 +51,24 @@ class NullHost(VmHost):
     def owner(self, name: str) -> str | None:
         return self.specs[name].scenario if name in self.specs else None
 
-    def free_memory(self) -> int | None:
-        return self.memory
-
     def console(self, name: str, *, tail_bytes: int = 2000) -> str:
         return ""
 
     def is_forward_established(self, name: str, guest_port: int) -> bool:
         return self.state(name) == DomainState.RUNNING
+
+    def disk_bytes(self, name: str, path: Path) -> int:
+        return path.stat().st_size
+
+    def screenshot(self, name: str, path: Path) -> None:
+        if self.state(name) != DomainState.RUNNING:
+            raise VmError(f"domain {name} is {self.state(name)}: it has no screen")
+        path.write_bytes(picture.png(1, 1, bytes(3)))
+
+    def ask_agent(self, name: str, command: str, limit: float, **arguments: Any) -> Any:
+        if command not in self.agent:
+            raise VmError(f"the guest agent of {name} does not answer")
+        return self.agent[command]
+
+    def free_memory(self) -> int:
+        return self.free

@@ -12,6 +12,8 @@ from rha.report import CheckReport
 from rha.scenario import Check
 from rha.units import show_seconds
 
+Via = tuple[str, int]  # host and port that is connected to, whatever the check's address says
+
 
 class NoAnswer(Exception):
     """One attempt failed; the text says how (`connection refused`)."""

@@ -13,17 +13,18 @@ import time
 from urllib.parse import urlsplit
 
 from rha.scenario import Check
-from rha.watch.base import NoAnswer
+from rha.watch.base import NoAnswer, Via
 
 MAX_BODY_BYTES = 1 << 20
 OK = 200
 
 
-def attempt(check: Check, timeout: float) -> float:
-    """Seconds until the answer was there. Raises NoAnswer."""
+def attempt(check: Check, timeout: float, via: Via | None = None) -> float:
+    """Seconds until the answer was there. `via`: host and port that is connected to instead; the server is still asked
+    by its name, and its certificate must bear it. Raises NoAnswer."""
     begun = time.monotonic()
     try:
-        status, body = _get(check, timeout, begun + timeout)
+        status, body = _get(check, timeout, begun + timeout, via)
     except TimeoutError as error:
         raise NoAnswer(f"no answer within {timeout:g} s") from error
     except ssl.SSLCertVerificationError as error:
@@ -42,10 +43,10 @@ def attempt(check: Check, timeout: float) -> float:
     return time.monotonic() - begun
 
 
-def _get(check: Check, timeout: float, until: float) -> tuple[int, bytes]:
+def _get(check: Check, timeout: float, until: float, via: Via | None) -> tuple[int, bytes]:
     """Status and body. Each read has what is left of the time: a server that drips must not hold the watch."""
     url = urlsplit(check.address)
-    connection = _connection(check, url.hostname or "", url.port, timeout)
+    connection = _connection(check, url.hostname or "", url.port, timeout, via)
     try:
         target = (url.path or "/") + (f"?{url.query}" if url.query else "")
         connection.request("GET", target, headers={"Connection": "close", "User-Agent": "rha"})
@@ -65,8 +66,16 @@ def _get(check: Check, timeout: float, until: float) -> tuple[int, bytes]:
         connection.close()
 
 
-def _connection(check: Check, host: str, port: int | None, timeout: float) -> http.client.HTTPConnection:
-    if check.address.startswith("https:"):
-        context = ssl.create_default_context(cafile=check.ca or None)
-        return http.client.HTTPSConnection(host, port, timeout=timeout, context=context)
-    return http.client.HTTPConnection(host, port, timeout=timeout)
+def _connection(
+    check: Check, host: str, port: int | None, timeout: float, via: Via | None
+) -> http.client.HTTPConnection:
+    context = ssl.create_default_context(cafile=check.ca or None) if check.address.startswith("https:") else None
+    connection = (
+        http.client.HTTPSConnection(host, port, timeout=timeout, context=context)
+        if context
+        else http.client.HTTPConnection(host, port, timeout=timeout)
+    )
+    if via:
+        raw = socket.create_connection(via, timeout)
+        connection.sock = context.wrap_socket(raw, server_hostname=host) if context else raw
+    return connection

@@ -14,20 +14,21 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from rha.scenario import Check
-from rha.watch.base import NoAnswer
+from rha.watch.base import NoAnswer, Via
 
 
-def attempt(check: Check, timeout: float) -> float:
-    """Seconds until the answer was there. Raises NoAnswer."""
+def attempt(check: Check, timeout: float, via: Via | None = None) -> float:
+    """Seconds until the answer was there. `via`: address and port that is connected to instead of the URL's. Raises
+    NoAnswer."""
     begun = time.monotonic()
     ask = _mysql if urlsplit(check.address).scheme == "mysql" else _postgresql
-    found = ask(check, begun + timeout, timeout)
+    found = ask(check, begun + timeout, timeout, via)
     if check.expect and found != check.expect:
         raise NoAnswer(f"it answers {found!r} instead of {check.expect!r}")
     return time.monotonic() - begun
 
 
-def _postgresql(check: Check, until: float, timeout: float) -> str:
+def _postgresql(check: Check, until: float, timeout: float, via: Via | None) -> str:
     """The first value of the first row as text; empty: no row. Asynchronously: libpq itself has no time limit for a
     server that has taken the query and does not answer."""
     try:
@@ -35,8 +36,9 @@ def _postgresql(check: Check, until: float, timeout: float) -> str:
     except ImportError as error:
         raise NoAnswer("psycopg2 is not installed here (apt install python3-psycopg2)") from error
     connection: Any = None
+    place = {"hostaddr": via[0], "port": via[1]} if via else {}  # the host's name stays: for ~/.pgpass and TLS
     try:
-        connection = psycopg2.connect(check.address, async_=1, application_name="rha")
+        connection = psycopg2.connect(check.address, async_=1, application_name="rha", **place)
         _wait(connection, until, timeout)
         cursor = connection.cursor()
         cursor.execute(check.query)
@@ -63,7 +65,7 @@ def _wait(connection: Any, until: float, timeout: float) -> None:
             raise NoAnswer(f"no answer within {timeout:g} s")
 
 
-def _mysql(check: Check, until: float, timeout: float) -> str:
+def _mysql(check: Check, until: float, timeout: float, via: Via | None) -> str:
     try:
         import pymysql
     except ImportError as error:
@@ -71,8 +73,8 @@ def _mysql(check: Check, until: float, timeout: float) -> str:
     url, file = urlsplit(check.address), Path.home() / ".my.cnf"
     try:
         connection = pymysql.connect(
-            host=url.hostname,
-            port=url.port or 3306,
+            host=via[0] if via else url.hostname,
+            port=via[1] if via else url.port or 3306,
             user=url.username,
             database=url.path.lstrip("/") or None,
             connect_timeout=max(1, int(timeout)),

@@ -8,7 +8,8 @@ import pytest
 from rha.cli import main
 from rha.doctor import appliance, check, master
 from rha.doctor.check import Finding
-from rha.errors import VmError
+from rha.errors import HostError, VmError
+from rha.vm.guest import outside
 
 MEMINFO = "MemTotal:       {total} kB\nMemFree: 1 kB\nMemAvailable:   {available} kB\n"
 
@@ -93,6 +94,14 @@ def test_firmware(tmp_path: Path) -> None:
     assert appliance.ovmf((tmp_path,)).hint == "apt install ovmf"
     write(tmp_path / "OVMF_CODE_4M.fd", b"")
     assert appliance.ovmf((tmp_path / "none", tmp_path)).grade == "ok"
+
+
+def test_without_libguestfs_a_guest_boots_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    refusal = HostError("libguestfs is missing", cause="no module", hint="apt install python3-guestfs")
+    monkeypatch.setattr(outside, "why_not", lambda: refusal)
+    found = appliance.guest()
+    assert (found.grade, found.hint) == ("warning", "apt install python3-guestfs")
+    assert found.finding == "libguestfs is missing: no module; substitutes boot as their masters were"
 
 
 def test_space_of_a_store_that_is_not_there_yet(tmp_path: Path) -> None:

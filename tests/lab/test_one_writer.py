@@ -56,7 +56,7 @@ class Site:
             f'[[check]]\nkind = "tcp"\naddress = "127.0.0.1:{self.port}"\nattempts = 1\ntimeout = "1s"\n'
             f'[watch]\ncalm = "0s"\n[lease]\nendpoints = ["{self.etcd.url}"]\naddresses = ["{ADDRESS}"]\n'
             f'interface = "{self.card}"\nttl = "{TTL}s"\nstop_limit = "500ms"\n'
-            '[vm]\nmemory = "64MiB"\naccelerator = "tcg"\n'
+            '[vm]\nmemory = "64MiB"\nbus = "virtio"\naccelerator = "tcg"\n'
         )
         engine = self.lab.engine([device], port=self.proxy.port, link='lost_after = "1s"\n', more=more)
         engine.scenario_file.write_text('mode = "ha"\n' + engine.scenario_file.read_text())

@@ -7,6 +7,7 @@ import tomllib
 from importlib import resources
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from rha import scenario, scenario_check, schema
@@ -73,6 +74,16 @@ def test_every_default_satisfies_the_rules() -> None:
     """The shortest file leaves everything to the defaults; no rule may refuse one of them."""
     data = schema.read(HERE / "good" / "least.toml")
     assert schema.mistakes(data, scenario.Scenario, scenario_check.rules) == []
+
+
+def test_the_samples_test_is_right_when_uncommented() -> None:
+    text = resources.files("rha").joinpath("scenario_sample.toml").read_text(encoding="utf-8")
+    head, _, tail = text.partition("# The test that disturbs nothing")
+    lines = re.findall(r"^# (\[+test.*|[a-z]+ = .*)$", tail.partition("# Redirections:")[0], re.M)
+    data = tomllib.loads(head + "\n".join(lines))
+    assert schema.mistakes(data, scenario.Scenario, scenario_check.rules) == []
+    assert [check["kind"] for check in data["test"]["check"]] == ["tcp", "console", "agent"]
+    assert set(data["test"]) == {field.encode_name for field in msgspec.structs.fields(scenario.BootTest)}
 
 
 def test_the_samples_redirections_are_right_when_uncommented() -> None:

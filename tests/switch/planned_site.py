@@ -21,7 +21,7 @@ class PlannedSite(OneScenario):
     its answer does not come."""
 
     def __init__(self, store: Path, images: list[Path], *, after: str = "stay") -> None:
-        super().__init__(store, images, Vm(firmware="bios"))
+        super().__init__(store, images, Vm(firmware="bios", bus="virtio"))
         switch = Switch(units=["app.service"], after=after)  # type: ignore[arg-type]
         lease = Lease(endpoints=["http://etcd:2379"], addresses=["192.0.2.1/24"], interface="eth0")
         self.scenario = msgspec.structs.replace(self.scenario, switch=switch, lease=lease)

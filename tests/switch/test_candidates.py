@@ -34,7 +34,7 @@ class Site(OneScenario):
         (folder / "web").mkdir()
         formats.create(folder / "web" / "root.qcow2", 1 << 20)
         ready = Check(kind="tcp", address="127.0.0.1:9")
-        vm = Vm(firmware="bios", ready=ready, ready_timeout=Duration(0.3), candidates=candidates)
+        vm = Vm(firmware="bios", bus="virtio", ready=ready, ready_timeout=Duration(0.3), candidates=candidates)
         super().__init__(folder, [folder / "web" / "root.qcow2"], vm)
         self.earlier, self.good, self.vm, self.said = [*EARLIER], set[int](), NullHost(), list[str]()
 

@@ -32,7 +32,7 @@ def host(tmp_path):
     images = [folder / "root.qcow2", folder / "data.qcow2"]
     for image in images:
         formats.create(image, 1 << 20)
-    return OneScenario(tmp_path, images, Vm(firmware="bios"))
+    return OneScenario(tmp_path, images, Vm(firmware="bios", bus="virtio"))
 
 
 def go(host, vm, **words):
@@ -162,6 +162,7 @@ def test_discard_leaves_the_images_alone(host):
         "data.qcow2",
         "failover.lock",
         "root.qcow2",
+        "screen.png",
         "switches.jsonl",
     ]
     assert go(host, vm).state == SERVING

@@ -26,7 +26,7 @@ CAUSE = Trigger(by="appliance", reason="silent", decided=2010.0)
 def host(tmp_path: Path) -> OneScenario:
     (tmp_path / "web").mkdir()
     formats.create(tmp_path / "web" / "root.qcow2", 1 << 20)
-    host = OneScenario(tmp_path, [tmp_path / "web" / "root.qcow2"], Vm(firmware="bios"))
+    host = OneScenario(tmp_path, [tmp_path / "web" / "root.qcow2"], Vm(firmware="bios", bus="virtio"))
     host.scenario = msgspec.structs.replace(
         host.scenario, fence=[FenceScript(run="cut-web")], lease=Lease(endpoints=["http://etcd:2379"])
     )

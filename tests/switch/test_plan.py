@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from rha.errors import StateError
-from rha.scenario import Appliance, Check, Disk, RewriteDns, Scenario, Vm
+from rha.scenario import Appliance, Check, Disk, Guest, Network, RewriteDns, Scenario, Vm
 from rha.switch.plan import StepName, World, plan
 from rha.vm.base import DomainState
 
@@ -14,7 +14,7 @@ SCENARIO = Scenario(
     name="web",
     disk=[Disk(name="root", device="/dev/vda"), Disk(name="data", device="/dev/vdb")],
     appliance=Appliance(address="a:1", ca="/a", certificate="/b", key="/c"),
-    vm=Vm(ready=Check(kind="tcp", address="127.0.0.1:2222")),
+    vm=Vm(bus="virtio", ready=Check(kind="tcp", address="127.0.0.1:2222")),
 )
 WORLD = World(
     scenario=SCENARIO, why_inconsistent=None, force=False, begun=frozenset(), serving=False, domain=DomainState.ABSENT
@@ -50,6 +50,33 @@ def test_sentences():
 def test_without_a_ready_check_it_says_so():
     world = replace(WORLD, scenario=Scenario(name="web", disk=SCENARIO.disk, appliance=SCENARIO.appliance))
     assert plan(world)[-2].sentence == "no vm.ready check in the scenario: only see that the domain runs"
+
+
+def with_vm(vm: Vm) -> World:
+    return replace(WORLD, scenario=msgspec.structs.replace(SCENARIO, vm=vm))
+
+
+@pytest.mark.parametrize(
+    ("vm", "sentence"),
+    [
+        (Vm(), "look up which bus it can drive"),
+        (Vm(bus="sata", network=Network(kind="user")), "fit it to its new network card"),
+        (
+            Vm(network=Network(kind="user"), guest=Guest(addresses=["192.0.2.9/24"], hostname="dr")),
+            "look up which bus it can drive, fit it to its new network card, set 192.0.2.9/24, dr",
+        ),
+    ],
+)
+def test_a_guest_is_adapted_in_its_overlay_before_its_domain_is_defined(vm: Vm, sentence: str):
+    steps = plan(with_vm(vm))
+    at = [step.name for step in steps].index(StepName.ADAPT_GUEST)
+    assert steps[at].sentence == f"adapt the guest in its overlay: {sentence}"
+    assert (steps[at - 1].name, steps[at + 1].name) == (StepName.MAKE_OVERLAY, StepName.DEFINE_DOMAIN)
+
+
+def test_a_guest_is_left_alone_when_nothing_is_to_be_done_or_nothing_may_be():
+    for vm in (Vm(bus="sata"), Vm(network=Network(kind="user"), guest=Guest(adapt="no"))):
+        assert StepName.ADAPT_GUEST not in names(with_vm(vm))
 
 
 def test_cut_off_before_the_start_everything_is_done_again():

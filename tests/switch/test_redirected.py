@@ -27,7 +27,7 @@ def host(tmp_path, named):  # noqa: F811
     folder = tmp_path / "web"
     folder.mkdir()
     formats.create(folder / "root.qcow2", 1 << 20)
-    host = OneScenario(tmp_path, [folder / "root.qcow2"], Vm(firmware="bios"))
+    host = OneScenario(tmp_path, [folder / "root.qcow2"], Vm(firmware="bios", bus="virtio"))
     table = RewriteDns(servers=[named.address], zone="example.org", name="www", key=str(named.key),
                        master=["192.0.2.10", "2001:db8::10"], replica=["192.0.2.20"])  # fmt: skip
     host.scenario = msgspec.structs.replace(host.scenario, redirect=[table])

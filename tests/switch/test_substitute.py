@@ -47,7 +47,7 @@ def free_port() -> int:
 
 def test_the_disk_that_boots_is_recognised_and_boots(fail_over, libvirt_host):
     before = time.time()
-    host, progress = fail_over(Vm(memory=64 << 20))
+    host, progress = fail_over(Vm(bus="virtio", memory=64 << 20))
     assert (progress.firmware, progress.firmware_why) == ("bios", "GRUB in the MBR")
     until = time.monotonic() + 30
     while "it serves" not in libvirt_host.console(progress.domain):
@@ -63,7 +63,7 @@ def test_a_forward_that_accepts_is_not_a_guest_that_answers(fail_over):
     ready = Check(kind="tcp", address=f"127.0.0.1:{port}", timeout=Duration(0.5))
     network = Network(kind="user", forward=[Forward(host_port=port, guest_port=22)])
     with pytest.raises(VmError) as caught:
-        fail_over(Vm(memory=64 << 20, ready=ready, network=network, ready_timeout=Duration(5)))
+        fail_over(Vm(bus="virtio", memory=64 << 20, ready=ready, network=network, ready_timeout=Duration(5)))
     assert "the guest does not accept connections on port 22" in caught.value.what
     assert caught.value.cause.endswith("it serves")
 
@@ -75,7 +75,7 @@ def test_it_waits_until_the_check_answers(fail_over):
     timer = threading.Timer(3.0, lambda: late.append(socket.create_server(("127.0.0.1", port))))
     timer.start()
     try:
-        _, progress = fail_over(Vm(memory=64 << 20, ready=ready))
+        _, progress = fail_over(Vm(bus="virtio", memory=64 << 20, ready=ready))
     finally:
         timer.join()
         for server in late:

@@ -146,7 +146,7 @@ def test_images_that_lack_the_last_write_are_no_switchover(site: PlannedSite) ->
 
 def test_no_memory_is_said_before_anything_is_changed(site: PlannedSite) -> None:
     vm = NullHost()
-    vm.memory = 1 << 20
+    vm.free = 1 << 20
     with pytest.raises(HostError, match="no memory for rha-web"):
         go(site, vm)
     assert (site.calls, ledger.load(site.folder)) == (["may_release"], None)

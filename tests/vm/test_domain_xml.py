@@ -66,6 +66,25 @@ def test_forwards():
     assert "user,id=rha0,hostfwd=tcp:127.0.0.1:2222-:22" in domain_xml(replace(SPEC, network=USER))
 
 
+def test_an_isolated_guest_begins_nothing():
+    alone = replace(SPEC, network=USER, isolated=True)
+    assert "user,id=rha0,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:2222-:22" in domain_xml(alone)
+    validate(domain_xml(alone))
+    for network in NETWORKS[2:]:
+        with pytest.raises(ValueError, match="to be isolated"):
+            replace(SPEC, network=network, isolated=True)
+
+
+def test_a_guest_with_an_address_of_its_own():
+    xml = domain_xml(replace(SPEC, network=USER, guest_address="192.0.2.10/24"))
+    place = "net=192.0.2.0/24,host=192.0.2.1,dns=192.0.2.2,dhcpstart=192.0.2.10"
+    assert f"user,id=rha0,{place},hostfwd=tcp:127.0.0.1:2222-192.0.2.10:22" in xml
+
+
+def test_raw_disks():
+    assert 'type="raw" discard="unmap"' in domain_xml(replace(SPEC, disk_format="raw"))
+
+
 def test_ide_needs_the_older_machine():
     assert 'machine="pc"' in domain_xml(replace(SPEC, bus="ide"))
 

@@ -11,6 +11,7 @@ from rha.image import formats
 from rha.scenario import Network
 from rha.vm.base import DomainState, VmSpec
 from rha.vm.libvirt import LibvirtHost
+from tests.vm.png import read_png
 from tests.vm.sectors import printing_disk
 
 pytestmark = pytest.mark.root
@@ -71,6 +72,31 @@ def test_the_guest_is_not_root(libvirt_host, spec):
     libvirt_host.define(spec)
     libvirt_host.start(NAME)
     assert os.stat(spec.disks[0]).st_uid != 0
+
+
+def test_the_screen_is_kept_as_a_picture(libvirt_host, spec):
+    picture = spec.folder / "screen.png"
+    libvirt_host.define(spec)
+    with pytest.raises(VmError, match="no picture"):
+        libvirt_host.screenshot(NAME, picture)
+    libvirt_host.start(NAME)
+    assert console_says(libvirt_host, "guest is here")
+    libvirt_host.screenshot(NAME, picture)
+    width, height, rows = read_png(picture.read_bytes())
+    assert (width, height) == (720, 400)  # VGA text mode
+    assert len(set(rows)) > 2, "an empty screen: the firmware has written on it"
+
+
+def test_a_guest_without_an_agent(libvirt_host, spec):
+    libvirt_host.define(spec)
+    libvirt_host.start(NAME)
+    with pytest.raises(VmError) as caught:
+        libvirt_host.ask_agent(NAME, "guest-ping", 1)
+    assert "not connected" in caught.value.cause
+
+
+def test_free_memory(libvirt_host):
+    assert 16 << 20 < libvirt_host.free_memory() < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_our_own_leftover_is_replaced(libvirt_host, spec):

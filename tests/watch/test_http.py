@@ -112,3 +112,12 @@ def test_a_server_that_says_nothing() -> None:
 def test_nobody_there() -> None:
     with pytest.raises(NoAnswer, match="connection refused"):
         attempt(f"http://127.0.0.1:{free_ports(1)[0]}/", timeout=Duration(1))
+
+
+def test_connected_to_elsewhere_it_is_asked_by_its_name(site: Site) -> None:
+    """As through a forward: another port answers, and the certificate must still bear the name in the address."""
+    nobody, via = free_ports(1)[0], ("127.0.0.1", int(site.tls.rpartition(":")[2]))
+    right = Check(kind="http", address=f"https://127.0.0.1:{nobody}/health", ca=site.ca)
+    assert http.attempt(right, 5.0, via) < 5
+    with pytest.raises(NoAnswer, match="its certificate is refused: Hostname mismatch"):
+        http.attempt(Check(kind="http", address="https://www.example/health", ca=site.ca), 5.0, via)

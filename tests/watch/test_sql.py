@@ -96,3 +96,9 @@ def test_a_server_that_takes_and_says_nothing() -> None:
         check = Check(kind="sql", address=f"postgresql://rha@127.0.0.1:{server.getsockname()[1]}/postgres")
         with pytest.raises(NoAnswer, match="no answer within"):
             sql.attempt(check, 0.3)
+
+
+def test_connected_to_elsewhere(database: Database) -> None:
+    """As through a forward."""
+    check = Check(kind="sql", address="postgresql://rha@db.invalid:1/postgres", query="SELECT 6*7", expect="42")
+    assert sql.attempt(check, 5.0, ("127.0.0.1", database.port)) < 5
