@@ -39,6 +39,15 @@ class Units:
         """A manager that does not answer is no proof that a unit has ended."""
         return self.state(unit) in OFF
 
+    def why_not(self, unit: str) -> HostError | None:
+        """The reason why it cannot be stopped and started here, or None. One that is not there would pass for off."""
+        done = ask(self._systemctl, "show", "--property=LoadState", "--value", unit)
+        state = done.stdout.strip()
+        if done.returncode == 0 and state == "loaded":
+            return None
+        cause = done.stderr.strip() or f"systemd says: {state or 'nothing'}"
+        return HostError(f"{unit} is no unit of this host", cause=cause, hint=f"systemctl status {unit}")
+
     def stop(self, unit: str, limit: float) -> None:
         """Waits until it has ended. Raises HostError when it has not after `limit` seconds; it is not killed."""
         self._order("stop", unit)

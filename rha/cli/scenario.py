@@ -42,6 +42,7 @@ def check(file: Path, here: bool) -> None:
 
 
 def _check_here(scenario: Scenario) -> None:
+    from rha import systemd
     from rha.capture import device
     from rha.wire import tls
 
@@ -54,6 +55,9 @@ def _check_here(scenario: Scenario) -> None:
         raise refusal
     if scenario.lease and (refusal := _why_no_lease(scenario.lease)):
         raise refusal
+    for unit in scenario.switch.units:
+        if refusal := systemd.Units().why_not(unit):
+            raise refusal
     for warning in _never_frozen(scenario):
         click.echo(f"warning: {warning}", err=True)
     files = scenario.appliance

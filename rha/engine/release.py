@@ -93,16 +93,18 @@ class Release:
     # Orders ---------------------------------------------------------------------------------------------------
 
     def check(self, writes: Writes) -> None:
-        """Raises StateError when `release` would."""
+        """Raises what `release` would before it stops anything: StateError, HostError for a unit that is not there."""
         self._must_be_able()
+        for unit in self._scenario.switch.units:
+            if why := self._units.why_not(unit):
+                raise why
         writes.must_be_ordered()
 
     def release(self, writes: Writes) -> tuple[float, int, list[str]]:
         """Stops what the scenario names. Returns a time (this host's clock), the LSN below which everything is that was
         submitted before it, and what was done.
 
-        Raises StateError when the scenario names nothing or the disks are not in write order, HostError when a unit
-        does not stop, DeviceError; then everything runs again.
+        Raises as `check`; HostError when a unit does not stop, DeviceError: then everything runs again.
         """
         with self._lock:
             self.check(writes)

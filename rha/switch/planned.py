@@ -107,6 +107,9 @@ class SwitchoverSteps(Steps):
         self.progress.released = Released(lsn=said["lsn"], time=said["time"], said=said["said"])
 
     def _resume(self) -> None:
+        """An order to hand over that we gave up waiting for may have been done since: then the lease is ours again."""
+        if StepName.HAND_OVER in self.progress.begun:
+            self.host.give_back_lease()
         self.host.order("resume", release_limit(self.host.scenario))
 
     def _close_last(self, limit: float) -> None:

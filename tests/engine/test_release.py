@@ -158,6 +158,16 @@ def test_a_scenario_that_stops_nothing_is_refused(site: Site) -> None:
         site.master().release(site.disks)
 
 
+def test_a_misspelt_unit_is_refused_before_anything_stops(site: Site) -> None:
+    """It would pass for one that is off, and the service would go on writing."""
+    site.start("app.service")
+    with pytest.raises(HostError) as caught:
+        site.master("app.service", "ap.service").release(site.disks)
+    assert (caught.value.what, caught.value.cause) == ("ap.service is no unit of this host", "systemd says: not-found")
+    assert site.running() == {"app.service"}
+    assert site.said == []
+
+
 def test_without_an_appliance_the_service_comes_back_unless_it_was_handed_over(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -178,6 +178,33 @@ def test_an_answer_that_is_lost_leaves_one_state(site: PlannedSite, lost: str) -
     assert_as_before(site, vm)
 
 
+def test_a_lease_that_comes_while_all_is_taken_back_is_given_back_too(
+    site: PlannedSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The master is still busy with its order to hand over when it is told to resume."""
+    do = PlannedSite._do
+
+    def busy(site: PlannedSite, verb: str) -> object:
+        if verb == "resume" and "late" in site.lost:
+            site.lost.discard("late")
+            site.holder = "appliance"
+            raise StateError("another holds the lease of this master")
+        return do(site, verb)
+
+    def slow(site: PlannedSite, limit: float) -> None:
+        site.lost.add("late")
+        raise NetworkError("whether the engine has done 'hand_over' is not known")
+
+    monkeypatch.setattr(PlannedSite, "_do", busy)
+    monkeypatch.setattr(PlannedSite, "hand_over", slow)
+    vm = NullHost()
+    with pytest.raises(NetworkError) as caught:
+        go(site, vm)
+    assert "NOT rolled back yet" in caught.value.cause
+    roll_back(site, vm)
+    assert_as_before(site, vm)
+
+
 def test_a_master_that_does_not_shut_down_keeps_nobody_waiting(site: PlannedSite) -> None:
     switch = msgspec.structs.replace(site.scenario.switch, after="poweroff")
     site.scenario = msgspec.structs.replace(site.scenario, switch=switch)
