@@ -150,6 +150,7 @@ class TestBoot:
 
     def _hold(self, run: BootRun) -> None:
         assert self.progress is not None
+        self.progress.why = f"{self.progress.outcome}; the VM is kept for a look"
         self.kept = report_of(self.progress)
         self.kept.kept = True
         bootreport.write(self.host.folder, self.kept)

@@ -148,6 +148,8 @@ def test_kept_until_it_is_ended(site: BootSite) -> None:
     assert vm.state(DOMAIN) == DomainState.RUNNING
     assert boot.kept is not None
     assert boot.kept.outcome == "passed"
+    assert boot.progress is not None
+    assert boot.progress.why == "passed; the VM is kept for a look"
     assert kept(site)[0].kept
     boot.end("by eve")
     worker.join(30)
