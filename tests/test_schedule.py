@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rha.scenario import Link, Rate, Window
-from rha.schedule import DAYS, limit_at, why_no_clock, why_no_days
+from rha.schedule import DAYS, latest, limit_at, next_begin, why_no_clock, why_no_days
 
 MONDAY = datetime(2024, 7, 1)
 OFFICE = Window(begin="08:00", end="18:00", days="mon-fri", limit=Rate(20 << 20))
@@ -78,3 +78,16 @@ def test_no_days(text: str) -> None:
 @pytest.mark.parametrize("text", ["mon", "mon-fri", "sat,sun", "fri-mon, wed"])
 def test_days(text: str) -> None:
     assert why_no_days(text) is None
+
+
+def test_the_latest_window_and_the_next_one() -> None:
+    wednesday = datetime(2026, 11, 25, 12, 0)
+    assert latest("sun", "22:00", "04:00", wednesday) == (
+        datetime(2026, 11, 22, 22, 0),
+        datetime(2026, 11, 23, 4, 0),
+    )
+    assert latest("mon-sun", "00:00", "24:00", wednesday).begin == datetime(2026, 11, 25)
+    assert latest("wed", "12:00", "13:00", wednesday).begin == wednesday
+    assert latest("wed", "12:01", "13:00", wednesday).begin == datetime(2026, 11, 18, 12, 1)
+    assert next_begin("wed", "12:00", wednesday) == datetime(2026, 12, 2, 12, 0)
+    assert next_begin("thu,sun", "02:00", wednesday) == datetime(2026, 11, 26, 2, 0)

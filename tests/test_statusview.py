@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rha.report import DiskReport, Point, Report, Sync, VmReport
+from rha.report import DiskReport, Point, Report, Sync, Tested, VmReport
 from rha.statusview import STALE_SECONDS, Heard, judge, render, worst
 
 NOW = 1_800_000_000.0  # 2027-01-15 08:00:00 UTC
@@ -198,3 +198,15 @@ def test_sync_of_an_empty_disk_does_not_divide_by_zero() -> None:
 def test_worst() -> None:
     reports = [engine(health=health) for health in ("ok", "warning", "unknown", "alarm")]
     assert [worst(reports[:count]) for count in range(5)] == ["unknown", "ok", "warning", "unknown", "alarm"]
+
+
+@pytest.mark.parametrize(
+    ("tested", "line"),
+    [
+        (Tested(next=NOW + 3600), "never tested; next 2027-01-15 09:00 UTC"),
+        (Tested(time=NOW - 7200, outcome="passed", why="2 of 2"), "passed 2 h 0 min ago: 2 of 2"),
+        (Tested(time=NOW - 60, outcome="failed", why="x", running="y"), "failed 1 min 0 s ago: x; one runs now: y"),
+    ],
+)
+def test_the_last_test_boot(tested: Tested, line: str) -> None:
+    assert f"\n  test        {line}" in render([engine(test=tested)], NOW)

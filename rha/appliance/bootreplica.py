@@ -28,6 +28,9 @@ class BootReplica:
             return f"{past.kind} {past.sentence()}"
         return "its images are being given to a substitute" if self.replica.is_retired else None
 
+    def find_point(self, at: str) -> None:
+        self.replica.points.find(str(self.newest().lsn) if at == NEWEST else at)
+
     def open_point(self, at: str) -> BootDisks:
         newest = self.newest() if at == NEWEST else None
         opened = self.replica.points.open(str(newest.lsn) if newest else at)

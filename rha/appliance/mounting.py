@@ -10,6 +10,7 @@ What is mounted is noted in the point's folder first, so that a new appliance ca
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -54,16 +55,23 @@ class RawFiles:
     """An open point's disks as raw files, by the disk's name, until `close`. What is written goes to the overlays."""
 
     def __init__(self, folder: Path, overlays: Sequence[ImageSpec]) -> None:
-        """`folder`: the point's. Raises HostError, StorageError; then nothing is left."""
+        """`folder`: the point's. Raises HostError, StorageError; then nothing is left.
+
+        A storage daemon for each disk: QEMU's FUSE exports block on their descriptor, and one that polls while it
+        serves a request may take what another's turn is already waiting for.
+        """
         self._folder, self._notes = folder, Notes()
+        daemons = [
+            StorageDaemon([spec], folder / "fuse" / str(number), as_files=True) for number, spec in enumerate(overlays)
+        ]
+        self.files = {spec.name: daemon.file_of(spec.name) for spec, daemon in zip(overlays, daemons, strict=True)}
         with ExitStack() as stack:
-            # The storage daemon dies with the thread that started it.
+            # The storage daemons die with the thread that started them.
             keeper = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="mount"))
-            daemon = StorageDaemon(overlays, folder / "fuse", as_files=True)
-            self.files = {spec.name: daemon.file_of(spec.name) for spec in overlays}
             self._note(files=[str(file) for file in self.files.values()])
-            keeper.submit(daemon.start).result()
-            stack.callback(_stop, keeper, daemon)
+            for daemon in daemons:
+                keeper.submit(daemon.start).result()
+                stack.callback(_stop, keeper, daemon)
             self._stack = stack.pop_all()
 
     @property
@@ -144,6 +152,15 @@ def _give_own_name(loop: Path) -> None:
     with suppress(FileNotFoundError):
         if is_alone:
             subprocess.run(["btrfstune", "-f", "-m", str(loop)], capture_output=True, check=False)
+
+
+def why_hidden() -> str | None:
+    """The reason why nobody else on this host sees what this process mounts; None: they do, or it cannot be told."""
+    try:
+        own, first = (os.stat(f"/proc/{who}/ns/mnt").st_ino for who in ("self", "1"))
+    except OSError:
+        return None
+    return None if own == first else "this process is in a mount namespace of its own"
 
 
 def _stop(keeper: ThreadPoolExecutor, daemon: StorageDaemon) -> None:

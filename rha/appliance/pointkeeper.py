@@ -18,11 +18,11 @@ import msgspec
 
 from rha.appliance import catalog, points
 from rha.appliance.images import Images
-from rha.appliance.mounting import Mounted, RawFiles, sweep
+from rha.appliance.mounting import Mounted, RawFiles, sweep, why_hidden
 from rha.appliance.points import Bookmark, Place, Wanted
 from rha.appliance.pointview import PointView
 from rha.appliance.spans import Span, spans
-from rha.errors import RhaError, StateError
+from rha.errors import HostError, RhaError, StateError
 from rha.image import formats
 from rha.image.nbd_server import NbdServer
 from rha.image.storage_daemon import ImageSpec
@@ -112,11 +112,22 @@ class OpenPoint:
         self._must_not_be_shown()
         self._shown = Mounted(self.folder, self.overlays(), target)
 
-    def show_files(self) -> list[Path]:
-        """Its disks as raw files that may be written to, in their order. Raises StateError, HostError, StorageError."""
+    def show_files(self) -> list[tuple[Path, Path]]:
+        """Each disk as a raw file, to be read, and a qcow2 overlay on it, to be written to. Raises StateError,
+        HostError, StorageError.
+
+        Nothing is written through the raw files: QEMU before 10.1 mixes up writes that come to a FUSE export at once.
+        """
         self._must_not_be_shown()
+        if why := why_hidden():
+            hint = "systemctl cat rha-appliance: no ProtectSystem, ProtectKernelModules, PrivateTmp and the like"
+            raise HostError("a VM would not see the point's disks", cause=why, hint=hint)
         self._shown = RawFiles(self.folder, self.overlays())
-        return list(self._shown.files.values())
+        top = self.folder / "boot"
+        top.mkdir(mode=0o700)
+        for name, file in self._shown.files.items():
+            formats.overlay(top / f"{name}.qcow2", file, "raw")
+        return [(file, top / f"{name}.qcow2") for name, file in self._shown.files.items()]
 
     def _must_not_be_shown(self) -> None:
         if self._shown:

@@ -27,10 +27,11 @@ from rha.vm.firmware import choose_firmware
 
 
 class BootDisks(NamedTuple):
-    """An open point: its disks as raw files, in the scenario's order. What is written to them is thrown away."""
+    """An open point: for each disk, in the scenario's order, a raw file to be read and a qcow2 overlay on it. What is
+    written there is thrown away."""
 
     point: Point
-    files: list[Path]
+    disks: list[tuple[Path, Path]]
 
 
 class BootHost(Protocol):
@@ -51,6 +52,9 @@ class BootHost(Protocol):
 
     def why_switched(self) -> str | None:
         """What stands in the way of a test: a switch has begun, as a sentence; None: nothing."""
+
+    def find_point(self, at: str) -> None:
+        """Raises StateError when there is no such point, StorageError."""
 
     def open_point(self, at: str) -> BootDisks:
         """Raises StateError when there is no such point, StorageError, HostError."""
@@ -105,14 +109,14 @@ class Effects:
         opened = self._host.open_point(self._progress.at)
         self._progress.point = opened.point
         self._progress.images = [
-            Image(name=disk.name, path=str(file), format="raw", overlay="")
-            for disk, file in zip(self._scenario.disk, opened.files, strict=True)
+            Image(name=disk.name, path=str(file), format="raw", overlay=str(overlay))
+            for disk, (file, overlay) in zip(self._scenario.disk, opened.disks, strict=True)
         ]
 
     def _define(self) -> None:
         progress, wanted = self._progress, self._scenario.vm
-        files = [Path(image.path) for image in progress.images]
-        images = [(file, "raw") for file in files]
+        images = [(Path(image.path), image.format) for image in progress.images]
+        overlays = [Path(image.overlay) for image in progress.images]
         first, progress.firmware, progress.firmware_why = choose_firmware(wanted.firmware, images)
         accelerator = self._choose(wanted.accelerator)
         progress.accelerator, progress.accelerator_why = accelerator.name, accelerator.why
@@ -128,32 +132,19 @@ class Effects:
                 firmware="uefi" if progress.firmware == "uefi" else "bios",
                 bus=bus,
                 accelerator=accelerator.name,
-                disks=(files[first], *files[:first], *files[first + 1 :]),
-                backing=(),
+                disks=(overlays[first], *overlays[:first], *overlays[first + 1 :]),
+                backing=tuple(path for path, _ in images),
                 network=Network(kind="user", mac=wanted.network.mac, forward=progress.forwards),
                 folder=self._host.folder / bootreport.FOLDER / progress.report,
                 store=self._host.store,
-                disk_format="raw",
                 isolated=True,
                 guest_address=self._scenario.test.address,
             )
         )
 
     def _start(self) -> None:
-        for image in self._progress.images:
-            self._must_be_seen(Path(image.path))
         self._progress.started = time.time()
         self._vm.start(self._progress.domain)
-
-    def _must_be_seen(self, file: Path) -> None:
-        """The files are mounts (FUSE) of this process. Raises VmError when the hypervisor does not see them."""
-        seen, own = self._vm.disk_bytes(self._progress.domain, file), file.stat().st_size
-        if seen != own:
-            raise VmError(
-                "the hypervisor does not see the point's disks",
-                cause=f"{file} has {own} bytes here, {seen} there: the appliance runs in a mount namespace of its own",
-                hint="systemctl cat rha-appliance: no ProtectSystem, ProtectKernelModules, PrivateTmp and the like",
-            )
 
     def _guest(self) -> Guest:
         progress = self._progress

@@ -67,8 +67,10 @@ class TestBoot:
         self._why_ended = ""
 
     def plan(self) -> tuple[Step, ...]:
-        """What `run` would do now. Raises as `bootplan.plan`."""
-        return plan(look(self.host, self.vm, self.at))
+        """What `run` would do now. Raises as `bootplan.plan`, and StateError when there is no such point."""
+        steps = plan(look(self.host, self.vm, self.at))
+        self.host.find_point(self.at)
+        return steps
 
     def end(self, why: str) -> None:
         """Makes it end soon: what waits for the guest sees its power cut."""
@@ -148,6 +150,7 @@ class TestBoot:
 
     def _hold(self, run: BootRun) -> None:
         assert self.progress is not None
+        self.progress.why = f"{self.progress.outcome}; the VM is kept for a look"
         self.kept = report_of(self.progress)
         self.kept.kept = True
         bootreport.write(self.host.folder, self.kept)

@@ -13,7 +13,6 @@ from rha.scenario import Network
 Firmware = Literal["bios", "uefi"]
 Bus = Literal["virtio", "sata", "ide"]
 AcceleratorName = Literal["kvm", "tcg"]
-DiskFormat = Literal["qcow2", "raw"]
 
 
 class DomainState(StrEnum):
@@ -30,10 +29,11 @@ class DomainState(StrEnum):
 class VmSpec:
     """Everything about a substitute VM, nothing left to be looked up. `memory` in bytes.
 
-    `disks`: files in the order of the scenario, the first one boots; `backing`: the images below them. `folder`: for
-    the console log and the firmware's variables. `store`: the outermost folder of ours; from there downwards the host's
-    VM user may be let in. `isolated`: the guest reaches nobody, and is reached by its forwards alone; its network is
-    `none` or `user`. `guest_address`, with its prefix length: of the guest in a user-mode network; empty: 10.0.2.15.
+    `disks`: qcow2 files in the order of the scenario, the first one boots; `backing`: the images below them. `folder`:
+    for the console log and the firmware's variables. `store`: the outermost folder of ours; from there downwards the
+    host's VM user may be let in. `isolated`: the guest reaches nobody, and is reached by its forwards alone; its
+    network is `none` or `user`. `guest_address`, with its prefix length: of the guest in a user-mode network; empty:
+    10.0.2.15.
     """
 
     name: str
@@ -48,7 +48,6 @@ class VmSpec:
     network: Network
     folder: Path
     store: Path
-    disk_format: DiskFormat = "qcow2"
     isolated: bool = False
     guest_address: str = ""
 
@@ -113,10 +112,6 @@ class VmHost(ABC):
 
         The host's end accepts a connection before the guest has been asked: accepted means nothing, established does.
         """
-
-    @abstractmethod
-    def disk_bytes(self, name: str, path: Path) -> int:
-        """Size of a disk's file as the hypervisor sees it: it may live in another mount namespace than we do."""
 
     @abstractmethod
     def screenshot(self, name: str, path: Path) -> None:

@@ -75,7 +75,7 @@ def _add_devices(domain: ET.Element, spec: VmSpec) -> None:
     devices = _add(domain, "devices")
     for number, path in enumerate(spec.disks):
         disk = _add(devices, "disk", type="file", device="disk")
-        _add(disk, "driver", name="qemu", type=spec.disk_format, discard="unmap")
+        _add(disk, "driver", name="qemu", type="qcow2", discard="unmap")
         _add(disk, "source", file=str(path))
         _add(disk, "target", dev=disk_name(spec.bus, number), bus=spec.bus)
     _add_network(domain, devices, spec)

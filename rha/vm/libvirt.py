@@ -136,10 +136,6 @@ class LibvirtHost(VmHost):
             text = libvirt_qemu.qemuMonitorCommand(self._domain(name), "info usernet", flags)
         return has_established(text, guest_port)
 
-    def disk_bytes(self, name: str, path: Path) -> int:
-        with _told(f"disk {path} of domain {name} cannot be looked at"):
-            return int(self._domain(name).blockInfo(str(path))[2])  # capacity, allocation, physical
-
     def screenshot(self, name: str, path: Path) -> None:
         content = bytearray()
         with _told(f"domain {name} gives no picture of its screen"):

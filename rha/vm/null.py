@@ -57,9 +57,6 @@ class NullHost(VmHost):
     def is_forward_established(self, name: str, guest_port: int) -> bool:
         return self.state(name) == DomainState.RUNNING
 
-    def disk_bytes(self, name: str, path: Path) -> int:
-        return path.stat().st_size
-
     def screenshot(self, name: str, path: Path) -> None:
         if self.state(name) != DomainState.RUNNING:
             raise VmError(f"domain {name} is {self.state(name)}: it has no screen")

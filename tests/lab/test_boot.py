@@ -51,6 +51,7 @@ class Site:
         self.engine.start()
         self.engine.wait_ordered()
         lab.appliance.wait_applied(self.name)
+        wait_for(lambda: lab.appliance.report(self.name)["window"], 60, lab.appliance.log)  # there are points
 
     def _end(self) -> None:
         for domain in (self.domain, f"rha-{self.name}"):
@@ -138,7 +139,7 @@ def test_a_point_boots_and_is_thrown_away_while_replication_goes_on(make_site: A
         report = site.test("--reason", "the demonstration")
     finally:
         writer.stop()
-    assert (report["outcome"], report["reason"]) == ("passed", "the demonstration"), report
+    assert (report["outcome"], report["reason"]) == ("passed", "the demonstration"), json.dumps(report)
     assert site.why_not_clean() == ""
     lag = report["lag"]
     assert list(lag) == ["before", "during", "after"]

@@ -38,12 +38,16 @@ class BootSite:
     def why_switched(self) -> str | None:
         return self.switched
 
+    def find_point(self, at: str) -> None:
+        if "find_point" in self.broken:
+            raise StateError("find_point broke")
+
     def open_point(self, at: str) -> BootDisks:
         self._called("open_point")
         files = [self.folder / "root.raw", self.folder / "data.raw"]
         for file in files:
             file.write_bytes(bytes(512))
-        return BootDisks(Point(lsn=4096, time=1000.0), files)
+        return BootDisks(Point(lsn=4096, time=1000.0), [(file, file.with_suffix(".qcow2")) for file in files])
 
     def close_point(self) -> None:
         self._called("close_point")
@@ -54,12 +58,11 @@ class BootSite:
 
 
 class TalkingHost(NullHost):
-    """Its guests say something on their console, and power off when they are told to. `watched`: what the hypervisor
-    takes a disk's size for."""
+    """Its guests say something on their console. `down`: it does not answer."""
 
     def __init__(self, says: str = "login:") -> None:
         super().__init__()
-        self.says, self.size_seen = says, 512
+        self.says = says
         self.down = False
 
     def define(self, spec: VmSpec) -> None:
@@ -68,9 +71,6 @@ class TalkingHost(NullHost):
 
     def console(self, name: str, *, tail_bytes: int = 2000) -> str:
         return self.says
-
-    def disk_bytes(self, name: str, path: Path) -> int:
-        return self.size_seen
 
     def state(self, name: str) -> DomainState:
         if self.down:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rha.errors import VmError
+from rha.errors import StateError, VmError
 from rha.scenario import BootTest
 from rha.switch import bootreport, testboot
 from rha.switch.bootplan import BootStep, domain_of_test
@@ -95,14 +95,6 @@ def test_a_guest_that_stops_by_itself(site: BootSite) -> None:
     assert (report.outcome, report.why) == ("failed", f"domain {DOMAIN} is off: the guest has stopped by itself")
 
 
-def test_disks_that_the_hypervisor_does_not_see(site: BootSite) -> None:
-    vm = TalkingHost()
-    vm.size_seen = 0
-    report = boot_of(site, vm).run()
-    assert (report.outcome, report.why) == ("failed", "the hypervisor does not see the point's disks")
-    assert f"start {DOMAIN}" not in vm.calls
-
-
 def test_a_bug_is_cleared_up_reported_and_told(site: BootSite) -> None:
     class Buggy(TalkingHost):
         def start(self, name: str) -> None:
@@ -113,6 +105,13 @@ def test_a_bug_is_cleared_up_reported_and_told(site: BootSite) -> None:
         boot_of(site, vm).run()
     assert site.calls == ["open_point", "close_point"]
     assert kept(site)[0].why == "bug: KeyError('oops')"
+
+
+def test_a_point_that_is_none_is_refused(site: BootSite) -> None:
+    site.broken = {"find_point"}
+    with pytest.raises(StateError, match="find_point broke"):
+        boot_of(site, TalkingHost()).run()
+    assert not (site.folder / "tests").exists()
 
 
 def test_no_memory_is_refused_before_anything_is_opened(site: BootSite) -> None:
@@ -149,6 +148,8 @@ def test_kept_until_it_is_ended(site: BootSite) -> None:
     assert vm.state(DOMAIN) == DomainState.RUNNING
     assert boot.kept is not None
     assert boot.kept.outcome == "passed"
+    assert boot.progress is not None
+    assert boot.progress.why == "passed; the VM is kept for a look"
     assert kept(site)[0].kept
     boot.end("by eve")
     worker.join(30)
@@ -250,6 +251,8 @@ def test_the_domain_is_on_a_network_of_its_own(site: BootSite) -> None:
     site.scenario.test.ports.append(22)
     boot_of(site, Looking()).run()
     (spec,) = seen
-    assert (spec.isolated, spec.network.kind, spec.disk_format) == (True, "user", "raw")
+    assert (spec.isolated, spec.network.kind) == (True, "user")
+    assert [disk.name for disk in spec.disks] == ["root.qcow2", "data.qcow2"]
+    assert [image.name for image in spec.backing] == ["root.raw", "data.raw"]
     assert [(forward.host, forward.guest_port) for forward in spec.network.forward] == [("127.0.0.1", 22)]
     assert spec.folder.parent == site.folder / "tests"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from rha.image import formats
 from rha.scenario import Forward, Network
 from rha.vm.base import VmSpec
 from rha.vm.libvirt import LibvirtHost
@@ -20,14 +21,16 @@ NAME = f"rha-confined-{os.getpid()}"
 
 @pytest.fixture
 def profile(store: Path, libvirt_host: LibvirtHost) -> Iterator[tuple[VmSpec, str]]:
-    """Of a test's domain: raw files for disks, and the rules that the helper would load."""
+    """Of a test's domain, overlays on raw files, and the rules that the helper would load."""
     (store / "web").mkdir()
-    disk = store / "web" / "root.raw"
-    disk.write_bytes(bytes(1 << 20))
+    disk = store / "web" / "root.qcow2"
+    (store / "web" / "root.raw").write_bytes(bytes(1 << 20))
+    formats.overlay(disk, store / "web" / "root.raw", "raw")
     spec = VmSpec(
         name=NAME, scenario="web", memory=64 << 20, cpus=1, firmware="bios", bus="virtio", accelerator="tcg",
-        disks=(disk,), backing=(), network=Network(kind="user", forward=[Forward(host_port=1, guest_port=22)]),
-        folder=store / "web", store=store, disk_format="raw", isolated=True,
+        disks=(disk,), backing=(store / "web" / "root.raw",),
+        network=Network(kind="user", forward=[Forward(host_port=1, guest_port=22)]),
+        folder=store / "web", store=store, isolated=True,
     )  # fmt: skip
     libvirt_host.define(spec)
     try:
@@ -40,7 +43,8 @@ def profile(store: Path, libvirt_host: LibvirtHost) -> Iterator[tuple[VmSpec, st
 
 
 def test_the_disks_of_a_test_may_be_opened(profile: tuple[VmSpec, str]) -> None:
-    """An NBD socket below a qcow2 would not be among them: that is why a test boots from raw files."""
+    """An NBD socket below a qcow2 would not be among them: that is why a raw file is."""
     spec, rules = profile
     assert f'"{spec.disks[0]}" rwk,' in rules
+    assert f'"{spec.backing[0]}" rk,' in rules
     assert f'"{spec.console}" rw,' in rules

@@ -81,10 +81,6 @@ def test_a_guest_with_an_address_of_its_own():
     assert f"user,id=rha0,{place},hostfwd=tcp:127.0.0.1:2222-192.0.2.10:22" in xml
 
 
-def test_raw_disks():
-    assert 'type="raw" discard="unmap"' in domain_xml(replace(SPEC, disk_format="raw"))
-
-
 def test_ide_needs_the_older_machine():
     assert 'machine="pc"' in domain_xml(replace(SPEC, bus="ide"))
 
