@@ -38,6 +38,7 @@ from rha.wire.messages import Hello
 
 HANDSHAKE_SECONDS = 10.0
 SILENT_SECONDS = 30.0
+RELEASE_SECONDS, RELEASE_LOOKS = 10.0, 100
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
@@ -90,20 +91,18 @@ class Appliance:
         """As whom observers are asked."""
         return tls.client_context(*map(Path, (self._config.ca, self._config.certificate, self._config.key)))
 
-    def listen(self) -> None:
-        """Accepts masters until `stop`. Raises NetworkError when the address cannot be listened on."""
-        with tls.listen(self._config.listen) as listener:
-            self._listener = listener
-            listener.settimeout(0.5)
-            while not self._stopping:
-                try:
-                    raw, address = listener.accept()
-                except TimeoutError:
-                    continue
-                threading.Thread(target=self._serve, args=(raw, address), name="accept", daemon=True).start()
+    def serve(self, listener: socket.socket) -> None:
+        """Accepts masters until `stop`."""
+        listener.settimeout(0.5)
+        while not self._stopping:
+            try:
+                raw, address = listener.accept()
+            except TimeoutError:
+                continue
+            threading.Thread(target=self._serve, args=(raw, address), name="accept", daemon=True).start()
 
     def stop(self) -> None:
-        """Ends `listen` soon."""
+        """Ends `serve` soon."""
         self._stopping = True
 
     # Connections ----------------------------------------------------------------------------------------------
@@ -159,11 +158,15 @@ class Appliance:
             return warden.replica
 
     def _wait_released(self, name: str, previous: Connection) -> None:
-        for _ in range(100):
+        """Raises StateError when it does not end: at once when its disk is known not to answer."""
+        for _ in range(RELEASE_LOOKS):
             with self._lock:
                 if self._connections.get(name) is not previous:
                     return
-            threading.Event().wait(0.1)
+            stuck = previous.replica.why_stuck() if previous.replica else None
+            if stuck:
+                raise StateError(f"{name} cannot be received now", cause=stuck, hint="dmesg; df -h on the appliance")
+            threading.Event().wait(RELEASE_SECONDS / RELEASE_LOOKS)
         raise StateError(f"{name} is connected already", cause="its old connection does not end", hint="rha status")
 
     def _release(self, replica: Replica, connection: Connection) -> None:
@@ -308,9 +311,10 @@ def run(config_path: Path) -> int:
         **Importer(config, appliance.replace).handlers(),
     }
     try:
-        with local.serve(Path(config.run_dir) / "appliance.sock", handlers):
+        # Who is answered at the control socket may count on it that masters are, too.
+        with tls.listen(config.listen) as listener, local.serve(Path(config.run_dir) / "appliance.sock", handlers):
             print(f"rha appliance: listening on {config.listen}, store {config.store}", flush=True)
-            appliance.listen()
+            appliance.serve(listener)
     finally:
         appliance.close()
     return int(Exit.OK)

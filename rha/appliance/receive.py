@@ -19,7 +19,7 @@ from typing import Any
 
 from rha.appliance.replica import Replica
 from rha.errors import NetworkError, RhaError, StateError
-from rha.sync.blocks import DIGEST_BYTES, UNITS, differing, digests
+from rha.sync.blocks import DIGEST_BYTES, MOST_BYTES, UNITS, differing, digests
 from rha.wire import codec, frames, tls
 from rha.wire.credit import Grant
 from rha.wire.frames import HEADER_BYTES, BadFrame, FrameType, Header
@@ -31,6 +31,8 @@ from rha.wire.stream import FrameReader
 GROUP_BYTES = 16 << 20
 SILENCE_SECONDS = 30.0  # the engine sends a heartbeat every second or so
 CONTROL_BYTES = 1 << 20  # of frames without credit that may wait for the journal
+UNREAD_BYTES = 1 << 20  # of answers that the engine has not taken: then it is not listened to either
+MOST_QUESTIONS = 512  # about digests, unanswered; engines have a dozen on the way
 _TICK_SECONDS = 0.5
 _FAREWELL_SECONDS = 2.0
 
@@ -46,6 +48,7 @@ class Connection:
         self._uncredited = 0  # bytes of control frames that wait for the journal
         self._stopped = False
         self._welcomed_lsn = 0
+        self.replica: Replica | None = None  # as soon as it is this connection's
         self._verbs: list[str] = []
         self._asker: Asker | None = None
 
@@ -57,7 +60,8 @@ class Connection:
         """
         hello = self._read_hello()
         try:
-            replica = replica_for(hello)
+            replica = self.replica = replica_for(hello)
+            replica.expect(somebody=not self._stopped)
             welcome = self._welcome(replica, hello)
             if not welcome.generation_known and hello.first_lsn <= welcome.lsn_floor:
                 welcome = self._welcome(replica, self._read_hello())
@@ -89,8 +93,10 @@ class Connection:
                 self._link.flush(_FAREWELL_SECONDS)
 
     def stop(self) -> None:
-        """Ends `serve` soon."""
+        """Ends `greet` or `serve` soon."""
         self._stopped = True
+        if self.replica:
+            self.replica.expect(somebody=False)
 
     def ask(self, verb: str, limit: float | None, **arguments: Any) -> Any:
         """Orders something of the engine (rha.wire.orders.Asker.ask); from any thread, while `serve` runs."""
@@ -122,11 +128,13 @@ class Connection:
                 raise
             finally:
                 asker.close(f"the link to {self._peer} ended")
+                replica.expect(somebody=False)
                 taker.stop()
                 comparer.stop()
 
     def _step(self, link: Link, replica: Replica, taker: _Taker, comparer: _Comparer, wake: _Wake) -> None:
         hold = self._grant.held > self._grant.window or self._uncredited > CONTROL_BYTES
+        hold = hold or link.out_bytes > UNREAD_BYTES
         heard = link.last_heard
         found = link.step(_TICK_SECONDS, read=not hold)
         wake.clear()
@@ -153,6 +161,9 @@ class Connection:
             link.post(frames.encode(FrameType.DIFFERS, payload, **fields), payload)
         if not hold and time.monotonic() - link.last_heard > SILENCE_SECONDS:
             raise NetworkError(f"{self._peer} is silent", cause=f"nothing for {SILENCE_SECONDS:.0f} s")
+        if link.out_bytes and time.monotonic() - link.last_taken > SILENCE_SECONDS:
+            cause = f"{link.out_bytes} bytes of answers, none taken for {SILENCE_SECONDS:.0f} s"
+            raise NetworkError(f"{self._peer} does not read", cause=cause)
 
     def _count(self, header: Header) -> None:
         if header.type in frames.CREDITED:
@@ -286,12 +297,17 @@ class _Comparer(threading.Thread):
         self._replica, self._wake = replica, wake
         self._questions: queue.SimpleQueue[tuple[Header, bytes, int] | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[tuple[Header, bytes]] = queue.SimpleQueue()
-        self._failure: RhaError | None = None
+        self._failure: BaseException | None = None
 
     def ask(self, header: Header, theirs: bytes, position: int) -> None:
         """One HASHES frame; `position` is the journal's end behind what stood before it. Raises BadFrame."""
         if not theirs or len(theirs) % DIGEST_BYTES or header.offset % _unit(header):
             raise BadFrame("digests that fit no blocks", cause=f"{len(theirs)} bytes at {header.offset}")
+        if len(theirs) // DIGEST_BYTES * _unit(header) > MOST_BYTES:
+            cause = f"{len(theirs) // DIGEST_BYTES} blocks of {_unit(header)} bytes"
+            raise BadFrame("digests of too much at a time", cause=cause)
+        if self._questions.qsize() >= MOST_QUESTIONS:
+            raise BadFrame("too many questions at a time", cause=f"{MOST_QUESTIONS} of them are not answered yet")
         self._questions.put((header, theirs, position))
 
     def answers(self) -> list[tuple[Header, bytes]]:
@@ -308,7 +324,7 @@ class _Comparer(threading.Thread):
             while (question := self._questions.get()) is not None:
                 self._answers.put((question[0], self._compare(*question)))
                 self._wake.set()
-        except RhaError as error:
+        except BaseException as error:  # noqa: BLE001 - raised again in the connection's thread
             self._failure = error
             self._wake.set()
 
