@@ -37,6 +37,7 @@ DISKS_SECONDS = 60.0
 RUN_SECONDS = 120.0
 OFF_SECONDS = 60.0
 LINES_SHOWN = 15
+KEPT = "kept"
 # $1 script, $2 seconds, $3 pause. Its pauses are in the machine: over the agent's port each look would cost a process.
 _REPEAT = """
 until out=$(bash -euo pipefail -c "$1" 2>&1); do
@@ -96,7 +97,30 @@ class Machine:
         self.power_on()
         return self.wait_up()
 
-    def power_on(self) -> None:
+    def keep(self) -> None:
+        """Keeps the machine as it runs now, memory and system disk, for `resume`. It may have no disk of its own now: a
+        disk goes on, and what the kept memory says of it would be wrong.
+
+        Raises StateError, VmError.
+        """
+        if self.disks:
+            raise StateError(f"machine {self.name} has disks", cause=", ".join(one.name for one in self.disks))
+        self._monitor().execute("human-monitor-command", **{"command-line": f"delvm {KEPT}"})
+        said = self._monitor().execute("human-monitor-command", **{"command-line": f"savevm {KEPT}"})
+        if said:
+            raise VmError(f"machine {self.name} cannot be kept", cause=said.strip())
+
+    def resume(self) -> None:
+        """Power on as it was at `keep`, with the clock of now: a boot that takes seconds. Disks are attached again by
+        the caller. Raises VmError."""
+        self._hardware = replace(self._hardware, disks=())
+        self.power_on(KEPT)
+        try:
+            self.run("date", "-s", f"@{time.time()}")
+        except Gone as error:
+            raise self._not_up("QEMU ended") from error
+
+    def power_on(self, kept: str = "") -> None:
         """Power on, without waiting: several machines boot side by side. `wait_up` follows."""
         if self._process is not None:
             raise StateError(f"machine {self.name} runs already")
@@ -105,7 +129,7 @@ class Machine:
         taps = [card.tap for card in self._hardware.cards if card.tap is not None]
         with agent_end, monitor_end, (self.folder / f"{self.name}.qemu").open("ab") as log:
             ends = (agent_end.fileno(), monitor_end.fileno())
-            words = qemu.words(self._hardware, *ends)
+            words = qemu.words(self._hardware, *ends, kept)
             self._process = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[*ends, *taps]
             )
