@@ -126,7 +126,7 @@ class _Scene:
         self._engine.wait_ordered(CONNECT_SECONDS)
         self._position = stack.enter_context(Position(self._engine.name))
         self._log = self._images / "log"
-        self._stamps = StampWriter(self._log, [self._disk.path], seed=7, threads=4, pause_us=150_000, longest=64)
+        self._stamps = StampWriter(self._log, [self._disk.path], seed=7, threads=4, pause_us=60_000, longest=16)
         stack.callback(self._stamps.stop)
         self._stamps.start()
         name = self._engine.name
@@ -163,8 +163,9 @@ class _Scene:
             self._wait_connected()
             self._bookmark(number)
             time.sleep(self._draw.random() * MOST_SECONDS)
+        self._store.fail()
         self._machine.cut_power()
-        fate = self._store.cut_power()
+        fate = self._store.settle()
         acknowledged = self._position.acknowledged()
         self._count(fate, acknowledged)
         copy = self._images.parent / f"{self._images.name}-copy.raw"

@@ -1,9 +1,14 @@
 """A disk whose write cache is lost when the power is: what a machine wrote and did not flush survives by chance.
 
 QEMU has it over NBD (https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md, fixed newstyle). Writes go to
-a cache; a flush puts into the file what was answered before it. At `cut_power` each write since the last flush is lost,
-or kept, or kept in some of its sectors, each by the seed: a drive writes its cache out in any order, whole sectors at a
-time. cache=unsafe or a killed QEMU with a file would lose nothing, since this host keeps its page cache.
+a cache; a flush takes a while, as a drive's does, and puts into the file what was answered before it. After a power
+cut each write that no flush has covered is lost, or kept, or kept in some of its sectors, each by the seed: a drive
+writes its cache out in any order, whole sectors at a time. A killed QEMU with a file would lose nothing, since this
+host keeps its page cache.
+
+    store.fail()          # from here on nothing is done and nothing answered
+    machine.cut_power()
+    store.settle()        # the file is what survives
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ import random
 import socket
 import struct
 import threading
+import time
 from collections import deque
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +27,7 @@ from typing import NamedTuple, Self
 
 from vmlab.disk import SECTOR
 
+FLUSH_SECONDS = 0.03
 CACHE_BYTES = 256 << 20  # more than this is written out without a flush, the oldest first: no drive has more
 
 _GREETING = struct.pack(">QQH", 0x4E42444D41474943, 0x49484156454F5054, 1 | 2)  # fixed newstyle, no zeroes
@@ -58,6 +65,7 @@ class VolatileDisk:
         self._cache: deque[Write] = deque()
         self._cached = 0
         self._lock = threading.Lock()
+        self._has_failed, self._is_off = threading.Event(), threading.Event()
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(self.socket))
         self._listener.listen()
@@ -67,8 +75,14 @@ class VolatileDisk:
 
     # Power ----------------------------------------------------------------------------------------------------
 
-    def cut_power(self) -> Fate:
-        """The machine is dead already. The file then holds what survives."""
+    def fail(self) -> None:
+        """The power is going: what is asked from now on is neither done nor answered."""
+        with self._lock:
+            self._has_failed.set()
+
+    def settle(self) -> Fate:
+        """The machine is off. The file then holds what survives, and the disk works again."""
+        self._is_off.set()
         for peer in self._peers:
             peer.join()
         self._peers.clear()
@@ -85,6 +99,8 @@ class VolatileDisk:
                     self._tear(write)
             for write in writes:
                 os.pwrite(self._shown, os.pread(self._platter, len(write.data), write.offset), write.offset)
+            self._has_failed.clear()
+            self._is_off.clear()
             return Fate(**fates)
 
     def _tear(self, write: Write) -> None:
@@ -101,6 +117,8 @@ class VolatileDisk:
     def write(self, offset: int, data: bytes, *, through: bool = False) -> None:
         """`through`: on the platter when this returns (FUA)."""
         with self._lock:
+            if self._has_failed.is_set():
+                return
             os.pwrite(self._shown, data, offset)
             self._cache.append(Write(offset, data))
             self._cached += len(data)
@@ -109,13 +127,18 @@ class VolatileDisk:
 
     def flush(self) -> None:
         with self._lock:
-            while self._cache:
-                self._write_out()
+            wanted = self._cache[-1] if self._cache else None
+        time.sleep(FLUSH_SECONDS if wanted else 0)
+        with self._lock:
+            if any(write is wanted for write in self._cache) and not self._has_failed.is_set():
+                while self._write_out() is not wanted:
+                    pass
 
-    def _write_out(self) -> None:
+    def _write_out(self) -> Write:
         oldest = self._cache.popleft()
         os.pwrite(self._platter, oldest.data, oldest.offset)
         self._cached -= len(oldest.data)
+        return oldest
 
     # NBD ------------------------------------------------------------------------------------------------------
 
@@ -161,6 +184,11 @@ class VolatileDisk:
             self.flush()
         else:
             error = _INVALID
+        with self._lock:
+            has_failed = self._has_failed.is_set()
+        if has_failed:
+            self._is_off.wait()
+            return False
         peer.sendall(struct.pack(">IIQ", _SIMPLE_REPLY, error, cookie) + data)
         return True
 
