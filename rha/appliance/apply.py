@@ -15,6 +15,7 @@ from typing import Protocol
 from rha.appliance import checkpoint as checkpoints
 from rha.appliance.ahead import Ahead
 from rha.appliance.checkpoint import Checkpoint
+from rha.appliance.sharing import APPLYING, Turns
 from rha.errors import StateError, StorageError
 from rha.image.client import ImageWriter
 from rha.journal import extents
@@ -73,8 +74,9 @@ class Applier:
         keeper: Keeper | None = None,
         keep_bytes: int = KEEP_BYTES,
         name: str = "apply",
+        turns: Turns = APPLYING,
     ) -> None:
-        """`keep_bytes`: journal kept behind the checkpoint.
+        """`keep_bytes`: journal kept behind the checkpoint; `turns`: shared with the other scenarios.
 
         Raises StorageError when checkpoint and journal contradict each other.
         """
@@ -88,7 +90,9 @@ class Applier:
                 f"the journal in {journal.folder} holds {journal.first} to {journal.durable}",
                 hint="move the scenario's folder aside and restart the appliance: its disks are then compared again",
             )
-        self._batch = extents.Batch([writer.bytes for writer in self._writers])
+        self._turns, self._name = turns, name
+        self._sizes = [writer.bytes for writer in self._writers]
+        self._batch = extents.Batch(self._sizes)
         self._applied = self._saved
         self._dirty_since: float | None = None  # monotonic; valid iff something is applied and not flushed
         self._dirty_bytes = 0
@@ -207,9 +211,14 @@ class Applier:
                 self._news.wait(self._idle_wait())
                 limit = self._durable
         if limit > position:
-            self._apply_until(limit)
+            with self._turns.turn(self._name):
+                self._apply_until(limit)
+                self._turns.serve(self._name, self._applied.position - position)
         elif self._dirty_since is not None:
             self._checkpoint()
+            self._batch = extents.Batch(
+                self._sizes
+            )  # what it has grown to is other scenarios' memory while this is idle
         if self._is_checkpoint_due() and not self._is_synced_ahead():
             self._checkpoint()
         return True

@@ -18,10 +18,11 @@ from collections.abc import Callable
 from typing import Any
 
 from rha.appliance.replica import Replica
+from rha.appliance.sharing import RECEIVING
 from rha.errors import NetworkError, RhaError, StateError
 from rha.sync.blocks import DIGEST_BYTES, MOST_BYTES, UNITS, differing, digests
 from rha.wire import codec, frames, tls
-from rha.wire.credit import Grant
+from rha.wire.credit import LEAST_WINDOW_BYTES, MOST_FRAME_BYTES, WINDOW_BYTES, Grant
 from rha.wire.frames import HEADER_BYTES, BadFrame, FrameType, Header
 from rha.wire.link import Frame, Link
 from rha.wire.messages import Ack, Answer, Hello, Refuse, Welcome
@@ -44,7 +45,7 @@ class Connection:
         self._sock, self._peer = sock, peer
         self._reader = FrameReader(sock)
         self._link: Link | None = None
-        self._grant = Grant()
+        self._grant = Grant(LEAST_WINDOW_BYTES)
         self._uncredited = 0  # bytes of control frames that wait for the journal
         self._stopped = False
         self._welcomed_lsn = 0
@@ -128,14 +129,15 @@ class Connection:
                 raise
             finally:
                 asker.close(f"the link to {self._peer} ended")
+                RECEIVING.leave(self)
                 replica.expect(somebody=False)
                 taker.stop()
                 comparer.stop()
 
     def _step(self, link: Link, replica: Replica, taker: _Taker, comparer: _Comparer, wake: _Wake) -> None:
-        hold = self._grant.held > self._grant.window or self._uncredited > CONTROL_BYTES
+        hold = self._grant.held > WINDOW_BYTES or self._uncredited > CONTROL_BYTES
         hold = hold or link.out_bytes > UNREAD_BYTES
-        heard = link.last_heard
+        heard, received = link.last_heard, self._grant.received
         found = link.step(_TICK_SECONDS, read=not hold)
         wake.clear()
         answer = False
@@ -150,6 +152,7 @@ class Connection:
             else:
                 self._count(header)
                 taker.put((header, payload))
+        self._grant.window = RECEIVING.window(self, self._grant.received > received, time.monotonic())
         settled, uncredited = taker.settled()
         self._grant.settle(settled)
         self._uncredited -= uncredited
@@ -167,6 +170,8 @@ class Connection:
 
     def _count(self, header: Header) -> None:
         if header.type in frames.CREDITED:
+            if header.length > MOST_FRAME_BYTES:
+                raise BadFrame("a frame too large to be held", cause=f"{header.type.name} of {header.length} bytes")
             self._grant.receive(HEADER_BYTES + header.length)
         else:
             self._uncredited += HEADER_BYTES + header.length
