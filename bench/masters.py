@@ -49,14 +49,13 @@ def _measure(count: int) -> dict[str, object]:
         for feeder in feeders:
             stack.callback(feeder.stop)
             feeder.greet()
-        found |= _idle(pid, feeders)
+            feeder.start()  # who says nothing for half a minute is hung up on
+        found |= _idle(pid)
     return found | _equal(count) | _flooded(count)
 
 
-def _idle(pid: int, feeders: Sequence[Feeder]) -> dict[str, object]:
+def _idle(pid: int) -> dict[str, object]:
     """Connected, synced, and nothing to do."""
-    for feeder in feeders:
-        feeder.start()
     time.sleep(SETTLE_SECONDS)
     before = cpu_seconds(pid)
     time.sleep(IDLE_SECONDS)
@@ -99,6 +98,7 @@ def _equal(count: int) -> dict[str, object]:
         return {
             "equal_MB_s": round(sum(shares) / 1e6, 1),
             "equal_jain": round(jain(shares), 3),
+            "applied_jain": round(jain([float(feeder.applied) for feeder in feeders]), 3),
             "equal_least_MB_s": round(min(shares) / 1e6, 2),
             "equal_most_MB_s": round(max(shares) / 1e6, 2),
             "loaded_MiB": round(memory.bytes / MIB, 1),
@@ -131,7 +131,6 @@ def _started(lab: Lab, stack: ExitStack, paces: Sequence[float]) -> list[Feeder]
     for feeder in feeders:
         stack.callback(feeder.stop)
         feeder.greet()
-    for feeder in feeders:
         feeder.start()
     wait_for(lambda: all(feeder.acknowledged for feeder in feeders), 60, "not every master is served")
     time.sleep(SETTLE_SECONDS)

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from zlib import crc32
 
 from proof.lab import MIB, Lab
 from rha import scenario_check
@@ -108,9 +109,9 @@ def records(count: int, length: int, disk_bytes: int, seed: int) -> bytes:
 
 
 class Feeder(threading.Thread):
-    """A master that sends writes, in frames of `count` times `length` bytes, as fast as it is let, or `rate` bytes a
-    second. `acknowledged`: bytes of stream that the appliance has on stable storage; `delays`: seconds from the sending
-    of each frame to its acknowledgement."""
+    """A master that sends writes of its own, in frames of `count` times `length` bytes, as fast as it is let, or `rate`
+    bytes a second. `acknowledged`, `applied`: bytes of stream that the appliance has on stable storage, in its image;
+    `delays`: seconds from the sending of each frame to its acknowledgement."""
 
     def __init__(
         self, lab: Lab, name: str, *, count: int = 16, length: int = 64 << 10, rate: float = 0, size: int = 64 * MIB
@@ -118,10 +119,11 @@ class Feeder(threading.Thread):
         super().__init__(name=f"feed-{name}", daemon=True)
         self.scenario = name
         self._hello, self._rate = hello_of(lab, name, size), rate
-        self._runs = [records(count, length, size, seed) for seed in range(4)]
+        first = crc32(name.encode()) % 251  # what one sends no other does
+        self._runs = [records(count, length, size, first + number) for number in range(4)]
         self._sums = [xxh3(run) for run in self._runs]
         self._sock = connected(lab, name)
-        self.acknowledged = 0
+        self.acknowledged = self.applied = 0
         self.delays: list[float] = []
         self._waiting: deque[tuple[int, float]] = deque()  # end of a frame, when it was sent
         self._allowance = Allowance()
@@ -184,7 +186,7 @@ class Feeder(threading.Thread):
             return
         ack = frames.decode_control(header, payload, Ack)
         self._allowance.grant(ack.credit)
-        self.acknowledged = ack.durable_lsn - FIRST_LSN
+        self.acknowledged, self.applied = ack.durable_lsn - FIRST_LSN, ack.applied_lsn - FIRST_LSN
         now = time.monotonic()
         while self._waiting and self._waiting[0][0] <= ack.durable_lsn:
             self.delays.append(now - self._waiting.popleft()[1])

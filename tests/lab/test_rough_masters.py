@@ -8,10 +8,14 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
+from bench.masters import jain
 from proof.lab import MIB, Lab, run, wait_for
+from proof.replay import Replay, scan
+from proof.storms import why_differs
 from proof.stranger import DISK_BYTES, FIRST_LSN, Feeder, Stranger, hello_of, records, stranger
 from rha.wire import frames
 from rha.wire.frames import FrameType
@@ -119,3 +123,36 @@ def test_a_rough_master_beside_others(lab: Lab, rough: object) -> None:
 
 def resident_mib(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) >> 8
+
+
+MASTERS, EACH_BYTES = 8, 6 * MIB
+
+
+def test_eight_masters_have_their_shares(lab: Lab) -> None:
+    """All send as fast as they are let: nobody starves, and each has in its own image what it has sent."""
+    lab.appliance.start()
+    feeders = [Feeder(lab, f"m{number}", size=16 * MIB) for number in range(MASTERS)]
+    for feeder in feeders:
+        lab.stack.callback(feeder.stop)
+        feeder.greet()
+        feeder.start()
+    wait_for(lambda: all(feeder.acknowledged for feeder in feeders), 120, lab.appliance.log)
+    before = [feeder.acknowledged for feeder in feeders]
+    wait_for(
+        lambda: all(f.acknowledged >= old + EACH_BYTES for f, old in zip(feeders, before, strict=True)),
+        240,
+        lambda: [feeder.acknowledged for feeder in feeders],
+    )
+    shares = [float(feeder.acknowledged - old) for feeder, old in zip(feeders, before, strict=True)]
+    assert jain(shares) > 0.5, shares
+    for feeder in feeders:
+        feeder.stop()
+    for feeder in feeders:
+        lab.appliance.wait_applied(feeder.scenario, 240)
+    lab.appliance.stop()
+    for number, feeder in enumerate(feeders):
+        journal = lab.appliance.store / feeder.scenario / "journal"
+        with TemporaryDirectory(dir="/dev/shm") as folder:
+            end = Replay(journal, [Path(folder) / "disk.raw"], scan(journal).sizes)
+            end.to_end()
+            assert why_differs(lab.appliance.image(feeder.scenario, "d0"), end.files[0]) is None, number
