@@ -122,7 +122,8 @@ class Feeder(threading.Thread):
         first = crc32(name.encode()) % 251  # what one sends no other does
         self._runs = [records(count, length, size, first + number) for number in range(4)]
         self._sums = [xxh3(run) for run in self._runs]
-        self._sock = connected(lab, name)
+        self._lab = lab
+        self._sock: ssl.SSLSocket
         self.acknowledged = self.applied = 0
         self.delays: list[float] = []
         self._waiting: deque[tuple[int, float]] = deque()  # end of a frame, when it was sent
@@ -133,6 +134,7 @@ class Feeder(threading.Thread):
 
     def greet(self) -> None:
         """Connects and gets into write order."""
+        self._sock = connected(self._lab, self.scenario)
         one = Stranger(self._sock, self._hello)
         self._allowance.grant(one.welcome().credit)
         one.first_sync()
@@ -142,7 +144,8 @@ class Feeder(threading.Thread):
         self._stopping.set()
         if self.ident is not None:
             self.join()
-        self._sock.close()
+        if hasattr(self, "_sock"):
+            self._sock.close()
         if self.failure:
             raise self.failure
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -11,7 +12,7 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType as StackFrame
 from typing import Any
@@ -37,6 +38,8 @@ from rha.wire.identity import Identity
 from rha.wire.messages import Hello
 
 HANDSHAKE_SECONDS = 10.0
+HELLO_SECONDS = 30.0  # from the handshake to the end of the greeting, however slowly it comes
+MOST_GREETERS = 128  # connections that have not shown yet what they want
 SILENT_SECONDS = 30.0
 RELEASE_SECONDS, RELEASE_LOOKS = 10.0, 100
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -54,6 +57,7 @@ class Appliance:
         self._connections: dict[str, Connection] = {}
         self._broken: dict[str, RhaError] = {}
         self._stopping = False
+        self._greeters = threading.BoundedSemaphore(MOST_GREETERS)
         read_keyring(config.journal_key, config.journal_old_keys)  # what is wrong with them is said at once
         self._context = tls.server_context(Path(config.ca), Path(config.certificate), Path(config.key))
         self._lock_file = _take_store(self._store)
@@ -99,7 +103,10 @@ class Appliance:
                 raw, address = listener.accept()
             except TimeoutError:
                 continue
-            threading.Thread(target=self._serve, args=(raw, address), name="accept", daemon=True).start()
+            if self._greeters.acquire(blocking=False):
+                threading.Thread(target=self._serve, args=(raw, address), name="accept", daemon=True).start()
+            else:
+                raw.close()  # an engine tries again
 
     def stop(self) -> None:
         """Ends `serve` soon."""
@@ -110,21 +117,29 @@ class Appliance:
     def _serve(self, raw: socket.socket, address: Any) -> None:
         """One connection, in its own thread. What goes wrong concerns this connection only; it is said once."""
         peer = f"{address[0]}:{address[1]}"
+        greeting = contextlib.ExitStack()
+        greeting.callback(self._greeters.release)
         try:
-            sock, identity = tls.accept(raw, self._context, HANDSHAKE_SECONDS)
-            with sock:
-                sock.settimeout(SILENT_SECONDS)
-                self._serve_master(Connection(sock, peer), identity, peer)
+            with greeting:
+                sock, identity = tls.accept(raw, self._context, HANDSHAKE_SECONDS)
+                with sock:
+                    sock.settimeout(SILENT_SECONDS)
+                    greeting.enter_context(_limited(sock))
+                    self._serve_master(Connection(sock, peer), identity, peer, greeting)
         except (RhaError, OSError) as error:
             print(f"rha appliance: {peer}: {str(error).replace(chr(10), '; ')}", file=sys.stderr, flush=True)
 
-    def _serve_master(self, connection: Connection, identity: Identity, peer: str) -> None:
+    def _serve_master(
+        self, connection: Connection, identity: Identity, peer: str, greeting: contextlib.ExitStack
+    ) -> None:
+        """`greeting` is closed when the master has said who it is."""
         replica: Replica | None = None
 
         def replica_for(hello: Hello) -> Replica:
             nonlocal replica
             name = str(hello.scenario.get("name"))
             tls.require_master(identity, name)
+            greeting.close()
             replica = self._claim(name, connection)
             return replica
 
@@ -256,6 +271,23 @@ class Appliance:
         os.close(self._lock_file)
         if failures:
             raise failures[0]
+
+
+@contextlib.contextmanager
+def _limited(sock: ssl.SSLSocket) -> Iterator[None]:
+    """Hangs up when the block takes too long: a peer that sends a byte now and then is never silent."""
+
+    def hang_up() -> None:
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+    timer = threading.Timer(HELLO_SECONDS, hang_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _broken_report(name: str, why: RhaError) -> Report:

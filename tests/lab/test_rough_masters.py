@@ -4,7 +4,9 @@ about it is true."""
 from __future__ import annotations
 
 import contextlib
+import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +18,9 @@ from bench.masters import jain
 from proof.lab import MIB, Lab, run, wait_for
 from proof.replay import Replay, scan
 from proof.storms import why_differs
-from proof.stranger import DISK_BYTES, FIRST_LSN, Feeder, Stranger, hello_of, records, stranger
+from proof.stranger import DISK_BYTES, FIRST_LSN, Feeder, Stranger, connected, hello_of, records, stranger
+from rha.appliance.daemon import HELLO_SECONDS, MOST_GREETERS
+from rha.errors import NetworkError
 from rha.wire import frames
 from rha.wire.frames import FrameType
 
@@ -123,6 +127,60 @@ def test_a_rough_master_beside_others(lab: Lab, rough: object) -> None:
 
 def resident_mib(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) >> 8
+
+
+def test_a_crowd_that_never_greets(lab: Lab) -> None:
+    """Only so many are waited for; a master gets through once their time is over."""
+    lab.appliance.start()
+    assert lab.appliance.process is not None
+    feeder = Feeder(lab, "good", count=1, rate=256 << 10)
+    lab.stack.callback(feeder.stop)
+    feeder.greet()
+    feeder.start()
+    with contextlib.ExitStack() as crowd:
+        for _ in range(2 * MOST_GREETERS):
+            crowd.enter_context(socket.create_connection(("127.0.0.1", lab.port), 30))
+        assert threads(lab.appliance.process.pid) < MOST_GREETERS + 60
+        before = feeder.acknowledged
+        wait_for(lambda: feeder.acknowledged > before + MIB, 60, lab.appliance.log)
+        wait_for(lambda: is_welcome(lab, "late"), 90, lab.appliance.log)
+    assert "Traceback" not in lab.appliance.log(), lab.appliance.log()
+
+
+def is_welcome(lab: Lab, name: str) -> bool:
+    with contextlib.suppress(NetworkError, OSError), stranger(lab, name) as one:
+        return bool(one.welcome().disks)
+    return False
+
+
+def test_a_greeting_that_takes_for_ever(lab: Lab) -> None:
+    """A byte now and then is no silence; it is hung up on all the same."""
+    lab.appliance.start()
+    with connected(lab, "slow") as sock:
+        sock.settimeout(HELLO_SECONDS + 60)
+        over = threading.Event()
+        dripping = threading.Thread(target=drip, args=(sock, over))
+        dripping.start()
+        try:
+            assert sock.recv(1) == b""
+        except ConnectionResetError:
+            pass  # the last byte came after the end
+        finally:
+            over.set()
+            dripping.join()
+    assert is_welcome(lab, "slow")
+
+
+def drip(sock: socket.socket, over: threading.Event) -> None:
+    with contextlib.suppress(OSError):
+        for byte in frames.encode(FrameType.HELLO, bytes(4096)) + bytes(4096):
+            if over.wait(1):
+                return
+            sock.sendall(bytes([byte]))
+
+
+def threads(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/task").iterdir()))
 
 
 MASTERS, EACH_BYTES = 8, 6 * MIB
