@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import daemons, disk, drbd, fullpath, link, pgbench, probe, sealed, syncs, tables
+from bench import daemons, disk, drbd, fullpath, link, masters, pgbench, probe, sealed, syncs, tables
 from bench import figures as f
 
 RESULT = Path(__file__).resolve().parent.parent / "build" / "bench.json"
@@ -26,6 +26,7 @@ PARTS: dict[str, tuple[Callable[[], object], Callable[[object], None]]] = {
     "fullpath": (fullpath.measure, tables.rows),
     "sealed": (sealed.measure, tables.rows),
     "syncs": (syncs.measure, tables.rows),
+    "masters": (masters.measure, tables.rows),
     "drbd": (drbd.measure, drbd.show),
 }
 

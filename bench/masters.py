@@ -94,11 +94,14 @@ def _equal(count: int) -> dict[str, object]:
         assert lab.appliance.process is not None
         feeders = _started(lab, stack, [0.0] * count)
         with PeakMemory(lab.appliance.process.pid) as memory:
+            applied = [feeder.applied for feeder in feeders]
             shares = rates(feeders)
         return {
             "equal_MB_s": round(sum(shares) / 1e6, 1),
             "equal_jain": round(jain(shares), 3),
-            "applied_jain": round(jain([float(feeder.applied) for feeder in feeders]), 3),
+            "applied_jain": round(
+                jain([feeder.applied - old for feeder, old in zip(feeders, applied, strict=True)]), 3
+            ),
             "equal_least_MB_s": round(min(shares) / 1e6, 2),
             "equal_most_MB_s": round(max(shares) / 1e6, 2),
             "loaded_MiB": round(memory.bytes / MIB, 1),

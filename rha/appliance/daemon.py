@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from rha.appliance import memory
 from rha.appliance.config import Config, load
 from rha.appliance.fencing import means_of
 from rha.appliance.importer import Importer
@@ -328,6 +329,7 @@ def run(config_path: Path) -> int:
     Raises RhaError when it cannot start.
     """
     config = load(config_path)
+    memory.give_back()
     appliance = Appliance(config)
 
     def on_signal(number: int, frame: StackFrame | None) -> None:
