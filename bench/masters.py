@@ -44,7 +44,11 @@ def _measure(count: int) -> dict[str, object]:
         lab.appliance.start()
         assert lab.appliance.process is not None
         pid = lab.appliance.process.pid
-        found: dict[str, object] = {"masters": count, "empty_MiB": round(resident_bytes(pid) / MIB, 1)}
+        found: dict[str, object] = {
+            "name": f"{count} masters",
+            "load": f.load(),
+            "empty_MiB": round(resident_bytes(pid) / MIB, 1),
+        }
         feeders = [Feeder(lab, f"m{number}", rate=0.001) for number in range(count)]
         for feeder in feeders:
             stack.callback(feeder.stop)
@@ -94,14 +98,13 @@ def _equal(count: int) -> dict[str, object]:
         assert lab.appliance.process is not None
         feeders = _started(lab, stack, [0.0] * count)
         with PeakMemory(lab.appliance.process.pid) as memory:
-            applied = [feeder.applied for feeder in feeders]
+            before = [feeder.applied for feeder in feeders]
             shares = rates(feeders)
+            applied = [feeder.applied - old for feeder, old in zip(feeders, before, strict=True)]
         return {
             "equal_MB_s": round(sum(shares) / 1e6, 1),
             "equal_jain": round(jain(shares), 3),
-            "applied_jain": round(
-                jain([feeder.applied - old for feeder, old in zip(feeders, applied, strict=True)]), 3
-            ),
+            "applied_jain": round(jain(applied), 3),
             "equal_least_MB_s": round(min(shares) / 1e6, 2),
             "equal_most_MB_s": round(max(shares) / 1e6, 2),
             "loaded_MiB": round(memory.bytes / MIB, 1),
