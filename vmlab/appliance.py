@@ -46,6 +46,7 @@ DISK_BYTES = 32 * MIB
 STORE_BYTES = 3072 * MIB  # sparse
 MOST_SECONDS = 6.0  # of work between the boot and the next cut
 CONNECT_SECONDS = 240.0
+BUSY_SECONDS = 3.0  # so long a cut waits for writes in the disk's cache
 POINTS = 3  # opened after each cut
 PORT = 7420
 STORE = "/var/lib/rha/store"
@@ -163,7 +164,7 @@ class _Scene:
             self._wait_connected()
             self._bookmark(number)
             time.sleep(self._draw.random() * MOST_SECONDS)
-        self._store.fail()
+        self._store.fail(BUSY_SECONDS)
         self._machine.cut_power()
         fate = self._store.settle()
         acknowledged = self._position.acknowledged()

@@ -65,6 +65,7 @@ class VolatileDisk:
         self._cache: deque[Write] = deque()
         self._cached = 0
         self._lock = threading.Lock()
+        self._written = threading.Condition(self._lock)
         self._has_failed, self._is_off = threading.Event(), threading.Event()
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(self.socket))
@@ -75,9 +76,11 @@ class VolatileDisk:
 
     # Power ----------------------------------------------------------------------------------------------------
 
-    def fail(self) -> None:
-        """The power is going: what is asked from now on is neither done nor answered."""
-        with self._lock:
+    def fail(self, patience_seconds: float = 0.0) -> None:
+        """The power is going: what is asked from now on is neither done nor answered. It waits so long for a moment in
+        which something is in the cache."""
+        with self._written:
+            self._written.wait_for(lambda: self._cache, patience_seconds)
             self._has_failed.set()
 
     def settle(self) -> Fate:
@@ -122,6 +125,7 @@ class VolatileDisk:
             os.pwrite(self._shown, data, offset)
             self._cache.append(Write(offset, data))
             self._cached += len(data)
+            self._written.notify_all()
             while self._cache and (through or self._cached > CACHE_BYTES):
                 self._write_out()  # in order, so that an older write never goes over this one
 
