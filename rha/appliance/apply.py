@@ -25,6 +25,7 @@ from rha.wire import frames
 from rha.wire.frames import FrameType
 
 BATCH_BYTES = 64 << 20
+LEAST_BATCH_BYTES = 4 << 20  # when many scenarios wait for their turn
 CHECKPOINT_BYTES = 1 << 30
 CHECKPOINT_SECONDS = 2.0
 AHEAD_BYTES = (
@@ -245,6 +246,7 @@ class Applier:
     def _apply_until(self, limit: int) -> None:
         """Applies frames below the durable position, at most one batch; a control frame ends it too."""
         reached, size, is_due = self._applied, 0, False
+        most = self._turns.part_of(BATCH_BYTES, LEAST_BATCH_BYTES)
         for entry in self._journal.read(reached.position, limit):
             control = entry.header.type not in (FrameType.RECORDS, FrameType.RESYNC)
             if control:
@@ -254,7 +256,7 @@ class Applier:
                 self._take(entry, reached)
             reached = _after(entry, reached)
             size += entry.header.length
-            if control or size >= BATCH_BYTES:
+            if control or size >= most:
                 break
         self._write(reached)
         if is_due:

@@ -59,7 +59,11 @@ class Connection:
 
         Raises RhaError, after the engine was told why.
         """
-        hello = self._read_hello()
+        try:
+            hello = self._read_hello()
+        except BadFrame as error:
+            self.refuse(error)
+            raise
         try:
             replica = self.replica = replica_for(hello)
             replica.expect(somebody=not self._stopped)

@@ -81,6 +81,11 @@ class Turns:
                     del self._served[name]  # the same as never having been here
                 self._changed.notify_all()
 
+    def part_of(self, size: int, least: int) -> int:
+        """How much of `size` one should do in its turn, when others wait for theirs."""
+        with self._changed:
+            return max(min(size, least), size // (1 + len(self._waiting)))
+
     def _is_next(self, name: str) -> bool:
         return len(self._inside) < self._slots and chosen(self._waiting, self._served) == name
 

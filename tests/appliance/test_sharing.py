@@ -80,6 +80,18 @@ def test_a_flood_waits_for_those_who_had_little() -> None:
     assert world.finish() == ["other", "small", "flood"]
 
 
+def test_the_more_wait_the_less_is_done_at_a_time() -> None:
+    world = World()
+    with world.held("a", 1):
+        assert world.turns.part_of(64, 4) == 64
+        for name in "bcd":
+            world.arrive(name)
+        assert world.turns.part_of(64, 4) == 16
+        assert world.turns.part_of(64, 20) == 20
+        assert world.turns.part_of(3, 20) == 3
+    world.finish()
+
+
 def test_nobody_saves_up() -> None:
     """Who comes after a long time is served next, and then no more often than the others."""
     world = World()
