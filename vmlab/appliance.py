@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from demo.setting import free_ports
 from proof import journal, replay
@@ -223,6 +224,8 @@ class _Scene:
                 yield from self._judge_running(appliance, acknowledged, number)
             finally:
                 appliance.stop()
+            if not (folder / "checkpoint.json").exists():
+                return
             self._follower.to(int(json.loads((folder / "checkpoint.json").read_text())["position"]))
             if why := why_differs(folder / "images/d0.qcow2", self._follower.files[0]):
                 yield f"the image is not the journal's replay: {why}"
@@ -230,8 +233,11 @@ class _Scene:
     def _judge_running(self, appliance: Appliance, acknowledged: int, number: int) -> Iterator[str]:
         """By what the product makes of the store."""
         name = self._engine.name
-        appliance.wait_applied(name, 120)
+        wait_for(lambda: _has_settled(appliance.report(name)), 120, appliance.log)
         report = appliance.report(name)
+        if report["consistent"] is None or report["state"] == "failed":
+            yield f"it has no image to boot: {report['why']}"
+            return
         if report["consistent"]["lsn"] < acknowledged:
             yield f"its point is LSN {report['consistent']['lsn']}, {acknowledged} was acknowledged"
         if report["alarms"]:
@@ -286,6 +292,12 @@ class _Scene:
         end.to_end()
         if lost := SequenceRule(self._log, found.sizes).lost_bytes(end.images):
             yield f"{lost} bytes of completed writes are missing"
+
+
+def _has_settled(report: dict[str, Any]) -> bool:
+    """Everything in the journal is in the images, or never will be."""
+    is_applied = report["state"] == "consistent" and report["lag_bytes"] == 0
+    return bool(is_applied or report["state"] == "failed")
 
 
 def _end_of(folder: Path) -> int:
