@@ -13,7 +13,22 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import daemons, disk, drbd, fullpath, growth, link, pgbench, probe, redirect, sealed, switch, syncs, tables
+from bench import (
+    daemons,
+    disk,
+    drbd,
+    fullpath,
+    growth,
+    link,
+    masters,
+    pgbench,
+    probe,
+    redirect,
+    sealed,
+    switch,
+    syncs,
+    tables,
+)
 from bench import figures as f
 
 RESULT = Path(__file__).resolve().parent.parent / "build" / "bench.json"
@@ -29,6 +44,7 @@ PARTS: dict[str, tuple[Callable[[], object], Callable[[object], None]]] = {
     "switch": (switch.measure, tables.rows),
     "redirect": (redirect.measure, tables.rows),
     "growth": (growth.measure, tables.rows),
+    "masters": (masters.measure, tables.rows),
     "drbd": (drbd.measure, drbd.show),
 }
 

@@ -275,6 +275,24 @@ class Lab:
         that table, `sync`: the method, by default the one after which qemu-img finds no difference in free space
         either; `more`: more tables."""
         name = name or f"lab-{os.getpid()}"
+        file = self.scenario_file(devices, name, ring=ring, port=port, pair=pair, link=link, sync=sync, more=more)
+        engine = Engine(name, self.folder, file)
+        self.stack.callback(engine.unload)
+        return engine
+
+    def scenario_file(
+        self,
+        devices: list[str],
+        name: str,
+        *,
+        ring: str = "64MiB",
+        port: int | None = None,
+        pair: pki.Pair | None = None,
+        link: str = "",
+        sync: str = "block",
+        more: str = "",
+    ) -> Path:
+        """The file of a scenario, as `engine` says."""
         pair = pair or self.certificate(name)
         file = self.folder / f"{name}.toml"
         disks = "".join(f'[[disk]]\nname = "d{i}"\ndevice = "{path}"\n' for i, path in enumerate(devices))
@@ -283,9 +301,7 @@ class Lab:
             f'ca = "{self.pki / "ca.pem"}"\ncertificate = "{pair.certificate}"\nkey = "{pair.key}"\n'
             f'[capture]\nring = "{ring}"\n[link]\nheartbeat = "200ms"\n{link}[sync]\nmethod = "{sync}"\n{more}'
         )
-        engine = Engine(name, self.folder, file)
-        self.stack.callback(engine.unload)
-        return engine
+        return file
 
     def mount(self, device: str, kind: str) -> Path:
         """Makes a file system and mounts it."""

@@ -19,7 +19,7 @@ RING_FULL = 0  # enum rha_loss
 class Position:
     """The end of the stream of a loaded probe. What is submitted before `now()` is called lies below its answer.
 
-    The ring's second page is the kernel's producer position (kernel/bpf/ringbuf.c).
+    The ring's first page is the reader's position, its second the kernel's (kernel/bpf/ringbuf.c).
     """
 
     def __init__(self, scenario: str) -> None:
@@ -27,10 +27,15 @@ class Position:
         self._state = shared.view(self._files[1], shared.STATE, 1)[0]
         self._counters = shared.view(self._files[2], shared.COUNTERS, int(self._state["ncpus"]) * shared.MAX_DISKS)
         self._page = mmap.mmap(self._files[0], mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ, offset=mmap.PAGESIZE)
+        self._released = mmap.mmap(self._files[0], mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ)
 
     def now(self) -> int:
         """LSN after the last record reserved."""
         return int(self._state["lsn_base"]) + int(struct.unpack_from("<Q", self._page)[0])
+
+    def acknowledged(self) -> int:
+        """LSN below which the engine has given the ring's space back, since the appliance has it on stable storage."""
+        return int(self._state["lsn_base"]) + int(struct.unpack_from("<Q", self._released)[0])
 
     def overflows(self) -> int:
         """How many writes found the ring full and took their disk out of write order, or came after that."""

@@ -25,9 +25,10 @@ class Clock:
         self._file = folder / "clock"
         self._draw = random.Random(seed)
         self.steps = 0
-        self._set(0.0)
+        self.set(0.0)
 
-    def _set(self, seconds: float) -> None:
+    def set(self, seconds: float) -> None:
+        """So far from the true time."""
         with self._file.open("r+b" if self._file.exists() else "wb") as file:
             file.write(struct.pack("<q", int(seconds * 1e9)))
 
@@ -39,7 +40,7 @@ class Clock:
     def step(self) -> None:
         """Jumps up to half an hour away from the true time, either way."""
         self.steps += 1
-        self._set(self._draw.uniform(-STEP_SECONDS, STEP_SECONDS))
+        self.set(self._draw.uniform(-STEP_SECONDS, STEP_SECONDS))
 
 
 @contextmanager

@@ -1,5 +1,5 @@
-"""`python -m vmlab [SCENE [GROUP…]]`: stacks, log-writes, life, reboot, or all of them. A table of each, and
-build/vmlab.json.
+"""`python -m vmlab [SCENE [GROUP…]]`: stacks, log-writes, life, reboot, appliance, or all of them. A table of each,
+and build/vmlab.json.
 
 Exit code 0: nothing was found against rha; 1: something was; else `rha.errors.Exit`.
 """
@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 
 from rha.errors import ConfigError, HostError, RhaError
-from vmlab import BUILD, life, log_writes, reboot, stacks
+from vmlab import BUILD, appliance, life, log_writes, reboot, stacks
 
 RESULT = BUILD / "vmlab.json"
 FINE = ("ok", "equal", "refused")
@@ -34,6 +34,11 @@ def _log_writes(_: Sequence[str]) -> tuple[dict[str, str], bool]:
     return verdict.table(), not verdict.failures
 
 
+def _appliance(words: Sequence[str]) -> tuple[dict[str, str], bool]:
+    tally = appliance.run_scene(*appliance.words_of(words))
+    return tally.table(), not tally.failures
+
+
 def _judged(found: dict[str, str]) -> tuple[dict[str, str], bool]:
     return found, all(result.startswith(FINE) for result in found.values())
 
@@ -43,6 +48,7 @@ SCENES: dict[str, Scene] = {
     "log-writes": _log_writes,
     "life": lambda _: _judged(life.run()),
     "reboot": lambda _: _judged(reboot.run()),
+    "appliance": _appliance,
 }
 
 

@@ -22,13 +22,14 @@ _DEVICES = {"virtio": "virtio-blk-pci", "scsi": "scsi-hd", "nvme": "nvme", "ahci
 @dataclass(frozen=True)
 class Disk:
     """`name` is the disk's serial number too: unique in its machine, at most 20 characters. `bad_sectors` take no write
-    (the device answers with an I/O error; reading works)."""
+    (the device answers with an I/O error; reading works). `served`: the socket of a VolatileDisk that has the file."""
 
     name: str
     file: Path
     bus: Bus = "virtio"
     bad_sectors: tuple[int, ...] = field(default=())
     read_only: bool = False
+    served: Path | None = None
 
     @property
     def path(self) -> str:
@@ -51,6 +52,12 @@ def make(folder: Path, name: str, size: int, bus: Bus = "virtio", *, bad_sectors
 def node(disk: Disk, format: str = "raw") -> dict[str, Any]:
     """QEMU's block node. A flush of the guest is not passed on to this host's disk (`no-flush`): what a killed QEMU
     has written is in this host's page cache, and this host does not lose power in a test."""
+    if disk.served:  # its flushes are what matters
+        return {
+            "driver": format,
+            "node-name": disk.name,
+            "file": {"driver": "nbd", "server": {"type": "unix", "path": str(disk.served)}},
+        }
     file: dict[str, Any] = {"driver": "file", "filename": str(disk.file)}
     if disk.bad_sectors:
         refusals = [{"event": "none", "iotype": "write", "sector": sector, "errno": 5} for sector in disk.bad_sectors]

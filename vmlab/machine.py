@@ -39,6 +39,7 @@ OFF_SECONDS = 60.0
 REST_SECONDS = 120.0
 REST_BYTES_PER_SECOND = 16 << 30  # no limit
 LINES_SHOWN = 15
+KEPT = "kept"
 # $1 script, $2 seconds, $3 pause. Its pauses are in the machine: over the agent's port each look would cost a process.
 _REPEAT = """
 until out=$(bash -euo pipefail -c "$1" 2>&1); do
@@ -104,8 +105,32 @@ class Machine:
         self.power_on()
         return self.wait_up()
 
-    def power_on(self, memory: Path | None = None) -> None:
-        """Power on, without waiting: several machines boot side by side. `wait_up` follows. `memory`: see `rest`."""
+    def keep(self) -> None:
+        """Keeps the machine as it runs now, memory and system disk, for `resume`. It may have no disk of its own now: a
+        disk goes on, and what the kept memory says of it would be wrong.
+
+        Raises StateError, VmError.
+        """
+        if self.disks:
+            raise StateError(f"machine {self.name} has disks", cause=", ".join(one.name for one in self.disks))
+        self._monitor().execute("human-monitor-command", **{"command-line": f"delvm {KEPT}"})
+        said = self._monitor().execute("human-monitor-command", **{"command-line": f"savevm {KEPT}"})
+        if said:
+            raise VmError(f"machine {self.name} cannot be kept", cause=said.strip())
+
+    def resume(self) -> None:
+        """Power on as it was at `keep`, with the clock of now: a boot that takes seconds. Disks are attached again by
+        the caller. Raises VmError."""
+        self._hardware = replace(self._hardware, disks=())
+        self.power_on(kept=KEPT)
+        try:
+            self.run("date", "-s", f"@{time.time()}")
+        except Gone as error:
+            raise self._not_up("QEMU ended") from error
+
+    def power_on(self, memory: Path | None = None, kept: str = "") -> None:
+        """Power on, without waiting: several machines boot side by side. `wait_up` follows. `memory`: see `rest`;
+        `kept`: see `keep`."""
         if self._process is not None:
             raise StateError(f"machine {self.name} runs already")
         agent, agent_end = socket.socketpair()
@@ -113,7 +138,7 @@ class Machine:
         taps = [card.tap for card in self._hardware.cards if card.tap is not None]
         with agent_end, monitor_end, (self.folder / f"{self.name}.qemu").open("ab") as log:
             ends = (agent_end.fileno(), monitor_end.fileno())
-            words = qemu.words(self._hardware, *ends, memory)
+            words = qemu.words(self._hardware, *ends, memory, kept)
             self._process = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[*ends, *taps]
             )

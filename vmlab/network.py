@@ -26,10 +26,12 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True)
 class Card:
-    """A network card of a machine: its address, and the open tap device behind it (None: QEMU's user network)."""
+    """A network card of a machine: its address, and the open tap device behind it (None: QEMU's user network, with
+    `forward`: TCP ports of this host's loopback that lead to ports of the machine)."""
 
     mac: str
     tap: int | None = None
+    forward: tuple[tuple[int, int], ...] = ()
 
 
 USER = Card("52:54:00:00:00:01")  # a way out, DHCP; this host's loopback is 10.0.2.2

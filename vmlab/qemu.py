@@ -34,9 +34,10 @@ class Hardware:
     cards: tuple[Card, ...]
 
 
-def words(hardware: Hardware, agent: int, monitor: int, memory: Path | None = None) -> list[str]:
+def words(hardware: Hardware, agent: int, monitor: int, memory: Path | None = None, kept: str = "") -> list[str]:
     """The whole command. `agent`, `monitor`: numbers of connected sockets that the process inherits. `memory`: a file
-    that a machine of the same make has left when it was put to rest."""
+    that a machine of the same make has left when it was put to rest; `kept`: name of a snapshot in the system disk that
+    it goes on from."""
     threads = ",thread=multi" if hardware.accelerator == "tcg" else ""
     return [
         *("setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64"),  # never outlives us, however we end
@@ -54,6 +55,7 @@ def words(hardware: Hardware, agent: int, monitor: int, memory: Path | None = No
         *_disks(hardware.disks),
         *_cards(hardware.cards),
         *(("-incoming", f"exec:cat '{memory}'") if memory else ()),
+        *(("-loadvm", kept) if kept else ()),
     ]
 
 
@@ -92,6 +94,7 @@ def _disks(all_disks: Sequence[Disk]) -> list[str]:
 def _cards(cards: Sequence[Card]) -> list[str]:
     found = []
     for i, card in enumerate(cards):
-        network = f"user,id=net{i}" if card.tap is None else f"tap,id=net{i},fd={card.tap}"
+        forward = "".join(f",hostfwd=tcp:127.0.0.1:{here}-:{there}" for here, there in card.forward)
+        network = f"user,id=net{i}{forward}" if card.tap is None else f"tap,id=net{i},fd={card.tap}"
         found += ["-netdev", network, "-device", f"virtio-net-pci,netdev=net{i},mac={card.mac},romfile="]
     return found

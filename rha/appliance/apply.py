@@ -15,6 +15,7 @@ from typing import Protocol
 from rha.appliance import checkpoint as checkpoints
 from rha.appliance.ahead import Ahead
 from rha.appliance.checkpoint import Checkpoint
+from rha.appliance.sharing import APPLYING, Turns
 from rha.errors import StateError, StorageError
 from rha.image.client import ImageWriter
 from rha.journal import extents
@@ -24,6 +25,7 @@ from rha.wire import frames
 from rha.wire.frames import FrameType
 
 BATCH_BYTES = 64 << 20
+LEAST_BATCH_BYTES = 4 << 20  # when many scenarios wait for their turn
 CHECKPOINT_BYTES = 1 << 30
 CHECKPOINT_SECONDS = 2.0
 # A checkpoint may find so much that is not synced yet; else it is first synced beside the applier.
@@ -72,8 +74,9 @@ class Applier:
         keeper: Keeper | None = None,
         keep_bytes: int = KEEP_BYTES,
         name: str = "apply",
+        turns: Turns = APPLYING,
     ) -> None:
-        """`keep_bytes`: journal kept behind the checkpoint.
+        """`keep_bytes`: journal kept behind the checkpoint; `turns`: shared with the other scenarios.
 
         Raises StorageError when checkpoint and journal contradict each other.
         """
@@ -87,7 +90,9 @@ class Applier:
                 f"the journal in {journal.folder} holds {journal.first} to {journal.durable}",
                 hint="move the scenario's folder aside and restart the appliance: its disks are then compared again",
             )
-        self._batch = extents.Batch([writer.bytes for writer in self._writers])
+        self._turns, self._name = turns, name
+        self._sizes = [writer.bytes for writer in self._writers]
+        self._batch = extents.Batch(self._sizes)
         self._applied = self._saved
         self._dirty_since: float | None = None  # monotonic; valid iff something is applied and not flushed
         self._dirty_bytes = 0
@@ -206,9 +211,14 @@ class Applier:
                 self._news.wait(self._idle_wait())
                 limit = self._durable
         if limit > position:
-            self._apply_until(limit)
+            with self._turns.turn(self._name):
+                self._apply_until(limit)
+                self._turns.serve(self._name, self._applied.position - position)
         elif self._dirty_since is not None:
             self._checkpoint()
+            self._batch = extents.Batch(
+                self._sizes
+            )  # what it has grown to is other scenarios' memory while this is idle
         if self._is_checkpoint_due() and not self._is_synced_ahead():
             self._checkpoint()
         return True
@@ -235,6 +245,7 @@ class Applier:
     def _apply_until(self, limit: int) -> None:
         """Applies frames below the durable position, at most one batch; a control frame ends it too."""
         reached, size, is_due = self._applied, 0, False
+        most = self._turns.part_of(BATCH_BYTES, LEAST_BATCH_BYTES)
         for entry in self._journal.read(reached.position, limit):
             control = entry.header.type not in (FrameType.RECORDS, FrameType.RESYNC)
             if control:
@@ -244,7 +255,7 @@ class Applier:
                 self._take(entry, reached)
             reached = _after(entry, reached)
             size += entry.header.length
-            if control or size >= BATCH_BYTES:
+            if control or size >= most:
                 break
         self._write(reached)
         if is_due:

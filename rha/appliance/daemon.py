@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -11,7 +12,7 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import FrameType as StackFrame
@@ -19,6 +20,7 @@ from typing import Any
 
 import msgspec
 
+from rha.appliance import memory
 from rha.appliance.config import Config, load
 from rha.appliance.fencing import means_of
 from rha.appliance.importer import Importer
@@ -41,7 +43,10 @@ from rha.wire.identity import Identity
 from rha.wire.messages import Hello
 
 HANDSHAKE_SECONDS = 10.0
+HELLO_SECONDS = 30.0  # from the handshake to the end of the greeting, however slowly it comes
+MOST_GREETERS = 128  # connections that have not shown yet what they want
 SILENT_SECONDS = 30.0
+RELEASE_SECONDS, RELEASE_LOOKS = 10.0, 100
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
@@ -59,6 +64,7 @@ class Appliance:
         self._connections: dict[str, Connection] = {}
         self._broken: dict[str, RhaError] = {}
         self._stopping = False
+        self._greeters = threading.BoundedSemaphore(MOST_GREETERS)
         read_keyring(config.journal_key, config.journal_old_keys)  # what is wrong with them is said at once
         self._context = tls.server_context(Path(config.ca), Path(config.certificate), Path(config.key))
         self._lock_file = _take_store(self._store)
@@ -101,20 +107,21 @@ class Appliance:
         """As whom observers are asked."""
         return tls.client_context(*map(Path, (self._config.ca, self._config.certificate, self._config.key)))
 
-    def listen(self) -> None:
-        """Accepts masters until `stop`. Raises NetworkError when the address cannot be listened on."""
-        with tls.listen(self._config.listen) as listener:
-            self._listener = listener
-            listener.settimeout(0.5)
-            while not self._stopping:
-                try:
-                    raw, address = listener.accept()
-                except TimeoutError:
-                    continue
+    def serve(self, listener: socket.socket) -> None:
+        """Accepts masters until `stop`."""
+        listener.settimeout(0.5)
+        while not self._stopping:
+            try:
+                raw, address = listener.accept()
+            except TimeoutError:
+                continue
+            if self._greeters.acquire(blocking=False):
                 threading.Thread(target=self._serve, args=(raw, address), name="accept", daemon=True).start()
+            else:
+                raw.close()  # an engine tries again
 
     def stop(self) -> None:
-        """Ends `listen` soon."""
+        """Ends `serve` soon."""
         self._stopping = True
 
     # Connections ----------------------------------------------------------------------------------------------
@@ -122,21 +129,29 @@ class Appliance:
     def _serve(self, raw: socket.socket, address: Any) -> None:
         """One connection, in its own thread. What goes wrong concerns this connection only; it is said once."""
         peer = f"{address[0]}:{address[1]}"
+        greeting = contextlib.ExitStack()
+        greeting.callback(self._greeters.release)
         try:
-            sock, identity = tls.accept(raw, self._context, HANDSHAKE_SECONDS)
-            with sock:
-                sock.settimeout(SILENT_SECONDS)
-                self._serve_master(Connection(sock, peer), identity, peer)
+            with greeting:
+                sock, identity = tls.accept(raw, self._context, HANDSHAKE_SECONDS)
+                with sock:
+                    sock.settimeout(SILENT_SECONDS)
+                    greeting.enter_context(_limited(sock))
+                    self._serve_master(Connection(sock, peer), identity, peer, greeting)
         except (RhaError, OSError) as error:
             print(f"rha appliance: {peer}: {str(error).replace(chr(10), '; ')}", file=sys.stderr, flush=True)
 
-    def _serve_master(self, connection: Connection, identity: Identity, peer: str) -> None:
+    def _serve_master(
+        self, connection: Connection, identity: Identity, peer: str, greeting: contextlib.ExitStack
+    ) -> None:
+        """`greeting` is closed when the master has said who it is."""
         replica: Replica | None = None
 
         def replica_for(hello: Hello) -> Replica:
             nonlocal replica
             name = str(hello.scenario.get("name"))
             tls.require_master(identity, name)
+            greeting.close()
             replica = self._claim(name, connection)
             return replica
 
@@ -170,11 +185,15 @@ class Appliance:
             return warden.replica
 
     def _wait_released(self, name: str, previous: Connection) -> None:
-        for _ in range(100):
+        """Raises StateError when it does not end: at once when its disk is known not to answer."""
+        for _ in range(RELEASE_LOOKS):
             with self._lock:
                 if self._connections.get(name) is not previous:
                     return
-            threading.Event().wait(0.1)
+            stuck = previous.replica.why_stuck() if previous.replica else None
+            if stuck:
+                raise StateError(f"{name} cannot be received now", cause=stuck, hint="dmesg; df -h on the appliance")
+            threading.Event().wait(RELEASE_SECONDS / RELEASE_LOOKS)
         raise StateError(f"{name} is connected already", cause="its old connection does not end", hint="rha status")
 
     def _release(self, replica: Replica, connection: Connection) -> None:
@@ -270,6 +289,23 @@ class Appliance:
             raise failures[0]
 
 
+@contextlib.contextmanager
+def _limited(sock: ssl.SSLSocket) -> Iterator[None]:
+    """Hangs up when the block takes too long: a peer that sends a byte now and then is never silent."""
+
+    def hang_up() -> None:
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+    timer = threading.Timer(HELLO_SECONDS, hang_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def _broken_report(name: str, why: RhaError) -> Report:
     sentence = str(why).replace("\n", "; ")
     return Report(
@@ -308,6 +344,7 @@ def run(config_path: Path) -> int:
     Raises RhaError when it cannot start.
     """
     config = load(config_path)
+    memory.give_back()
     appliance = Appliance(config)
 
     def on_signal(number: int, frame: StackFrame | None) -> None:
@@ -323,9 +360,10 @@ def run(config_path: Path) -> int:
         **Importer(config, appliance.replace).handlers(),
     }
     try:
-        with local.serve(Path(config.run_dir) / "appliance.sock", handlers):
+        # Who is answered at the control socket may count on it that masters are, too.
+        with tls.listen(config.listen) as listener, local.serve(Path(config.run_dir) / "appliance.sock", handlers):
             print(f"rha appliance: listening on {config.listen}, store {config.store}", flush=True)
-            appliance.listen()
+            appliance.serve(listener)
     finally:
         appliance.close()
     return int(Exit.OK)

@@ -367,14 +367,15 @@ class History:
 
     @property
     def intervals(self) -> list[Interval]:
-        with self._lock:
-            return list(self._intervals)
+        """As they are at one moment. Without the lock, as `size`: it is held while the disk is asked, and a report must
+        not hang with a disk."""
+        return list(self._intervals)
 
     def size(self) -> int:
         """Bytes of undo kept."""
-        with self._lock:
-            first = self._intervals[0].head.base if self._intervals else 0
-            return self._current.head.base + self._current.bytes - first if self._current else 0
+        intervals, current = self.intervals, self._current
+        first = intervals[0].head.base if intervals else 0
+        return current.head.base + current.bytes - first if current else 0
 
     def attach(self, watcher: Watcher, start: int) -> list[tuple[Path, int]]:
         """From now on the watcher is told. Returns the undo files from the interval on that begins at `start`, oldest

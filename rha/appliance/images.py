@@ -168,19 +168,22 @@ class Images:
         message = decode(entry.header, entry.payload)
         if isinstance(message, Rewind):
             self._take_back(entry, message)
+        # Saved without the lock: a report must not hang with a disk. While images are open nobody else changes these.
+        state = fold(self.applied_state, entry.header, message, redo=True)
+        changes = self._changed(entry, state)
+        state = msgspec.structs.replace(state, position=entry.next_position)
+        catalog.save_stream(self.folder, state)
         with self._lock:
-            state = fold(self.applied_state, entry.header, message, redo=True)
-            self._note_change(entry, state)
-            self.applied_state = msgspec.structs.replace(state, position=entry.next_position)
-            catalog.save_stream(self.folder, self.applied_state)
+            self.changes, self.applied_state = changes, state
         return isinstance(message, Rewind)
 
     def _take_back(self, entry: Entry, message: Rewind) -> None:
         """Makes the images what they were at a point; done again from the beginning after a crash."""
+        state = rewound(self.applied_state, entry.header.lsn, message, "rewinding")
+        state = msgspec.structs.replace(state, position=entry.position)
+        catalog.save_stream(self.folder, state)
         with self._lock:
-            state = rewound(self.applied_state, entry.header.lsn, message, "rewinding")
-            self.applied_state = msgspec.structs.replace(state, position=entry.position)
-            catalog.save_stream(self.folder, self.applied_state)
+            self.applied_state = state
         place = place_of(message, self.history.intervals)
         view = PointView(self.history, self._journal, place, self)
         try:
@@ -189,14 +192,15 @@ class Images:
             view.close()
         self.history.begin_at_next()
 
-    def _note_change(self, entry: Entry, state: StreamState) -> None:
+    def _changed(self, entry: Entry, state: StreamState) -> list[Change]:
+        """When the images were consistent, with what a frame changes; saved when it does."""
         changes = follow(self.changes, state, entry.header.lsn, entry.position, self.applied.time_ns / 1e9)
         intervals = self.history.intervals
         if intervals:
             changes = trimmed(changes, intervals[0].head.start.lsn)
         if changes != self.changes:
-            self.changes = changes
             catalog.save(self.folder / "changes.json", changes)
+        return changes
 
     def _state_at(self, saved: Checkpoint) -> StreamState:
         with self._lock:

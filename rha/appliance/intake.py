@@ -33,6 +33,8 @@ from rha.wire.messages import PROTOCOL, DiskNeed, End, Heartbeat, Hello, Mark, R
 
 SPOOL_BYTES = 16 << 30  # durable and not yet applied; beyond it the receiver waits, and the master falls to its bitmap
 
+_ABANDON_SECONDS = 0.5
+
 _NEED = {
     "new": "full",
     "stale": "compare",
@@ -63,6 +65,7 @@ class Intake:
         # The three above have a lock of their own: a heartbeat must be answered while `lock` is held over a slow disk.
         self._beats_lock = threading.Lock()
         self._decompressor = Decompressor()  # of the thread that takes
+        self.abandoned = threading.Event()  # nobody waits any more for what `welcome` or `take` are waiting for
 
     def refold(self, saved: Checkpoint) -> None:
         """What the durable journal says behind the saved state, or behind the checkpoint where that is further (only
@@ -238,7 +241,10 @@ class Intake:
         if not self._images.is_guard_due(message, self.state):
             return
         self.commit()
-        self._images.wait_applied(self._journal.durable)
+        while not self._images.wait_applied(self._journal.durable, _ABANDON_SECONDS):
+            if self.abandoned.is_set():
+                cause = f"{self._journal.durable - self._images.applied.position} bytes were still to be applied"
+                raise StateError("the connection ended while the images caught up", cause=cause)
         point = self._point()
         if point is not None:
             self._images.begin_guard(point)

@@ -18,10 +18,11 @@ from collections.abc import Callable
 from typing import Any
 
 from rha.appliance.replica import Replica
+from rha.appliance.sharing import RECEIVING
 from rha.errors import NetworkError, RhaError, StateError
-from rha.sync.blocks import DIGEST_BYTES, UNITS, differing, digests
+from rha.sync.blocks import DIGEST_BYTES, MOST_BYTES, UNITS, differing, digests
 from rha.wire import codec, frames, tls
-from rha.wire.credit import Grant
+from rha.wire.credit import LEAST_WINDOW_BYTES, MOST_FRAME_BYTES, WINDOW_BYTES, Grant
 from rha.wire.frames import HEADER_BYTES, BadFrame, FrameType, Header
 from rha.wire.link import Frame, Link
 from rha.wire.messages import Ack, Answer, Hello, Refuse, Welcome
@@ -31,6 +32,8 @@ from rha.wire.stream import FrameReader
 GROUP_BYTES = 16 << 20
 SILENCE_SECONDS = 30.0  # the engine sends a heartbeat every second or so
 CONTROL_BYTES = 1 << 20  # of frames without credit that may wait for the journal
+UNREAD_BYTES = 1 << 20  # of answers that the engine has not taken: then it is not listened to either
+MOST_QUESTIONS = 512  # about digests, unanswered; engines have a dozen on the way
 _TICK_SECONDS = 0.5
 _FAREWELL_SECONDS = 2.0
 
@@ -42,10 +45,11 @@ class Connection:
         self._sock, self._peer = sock, peer
         self._reader = FrameReader(sock)
         self._link: Link | None = None
-        self._grant = Grant()
+        self._grant = Grant(LEAST_WINDOW_BYTES)
         self._uncredited = 0  # bytes of control frames that wait for the journal
         self._stopped = False
         self._welcomed_lsn = 0
+        self.replica: Replica | None = None  # as soon as it is this connection's
         self._verbs: list[str] = []
         self._asker: Asker | None = None
 
@@ -55,9 +59,14 @@ class Connection:
 
         Raises RhaError, after the engine was told why.
         """
-        hello = self._read_hello()
         try:
-            replica = replica_for(hello)
+            hello = self._read_hello()
+        except BadFrame as error:
+            self.refuse(error)
+            raise
+        try:
+            replica = self.replica = replica_for(hello)
+            replica.expect(somebody=not self._stopped)
             welcome = self._welcome(replica, hello)
             if not welcome.generation_known and hello.first_lsn <= welcome.lsn_floor:
                 welcome = self._welcome(replica, self._read_hello())
@@ -89,8 +98,10 @@ class Connection:
                 self._link.flush(_FAREWELL_SECONDS)
 
     def stop(self) -> None:
-        """Ends `serve` soon."""
+        """Ends `greet` or `serve` soon."""
         self._stopped = True
+        if self.replica:
+            self.replica.expect(somebody=False)
 
     def ask(self, verb: str, limit: float | None, **arguments: Any) -> Any:
         """Orders something of the engine (rha.wire.orders.Asker.ask); from any thread, while `serve` runs."""
@@ -122,12 +133,15 @@ class Connection:
                 raise
             finally:
                 asker.close(f"the link to {self._peer} ended")
+                RECEIVING.leave(self)
+                replica.expect(somebody=False)
                 taker.stop()
                 comparer.stop()
 
     def _step(self, link: Link, replica: Replica, taker: _Taker, comparer: _Comparer, wake: _Wake) -> None:
-        hold = self._grant.held > self._grant.window or self._uncredited > CONTROL_BYTES
-        heard = link.last_heard
+        hold = self._grant.held > WINDOW_BYTES or self._uncredited > CONTROL_BYTES
+        hold = hold or link.out_bytes > UNREAD_BYTES
+        heard, received = link.last_heard, self._grant.received
         found = link.step(_TICK_SECONDS, read=not hold)
         wake.clear()
         answer = False
@@ -142,6 +156,7 @@ class Connection:
             else:
                 self._count(header)
                 taker.put((header, payload))
+        self._grant.window = RECEIVING.window(self, self._grant.received > received, time.monotonic())
         settled, uncredited = taker.settled()
         self._grant.settle(settled)
         self._uncredited -= uncredited
@@ -153,9 +168,14 @@ class Connection:
             link.post(frames.encode(FrameType.DIFFERS, payload, **fields), payload)
         if not hold and time.monotonic() - link.last_heard > SILENCE_SECONDS:
             raise NetworkError(f"{self._peer} is silent", cause=f"nothing for {SILENCE_SECONDS:.0f} s")
+        if link.out_bytes and time.monotonic() - link.last_taken > SILENCE_SECONDS:
+            cause = f"{link.out_bytes} bytes of answers, none taken for {SILENCE_SECONDS:.0f} s"
+            raise NetworkError(f"{self._peer} does not read", cause=cause)
 
     def _count(self, header: Header) -> None:
         if header.type in frames.CREDITED:
+            if header.length > MOST_FRAME_BYTES:
+                raise BadFrame("a frame too large to be held", cause=f"{header.type.name} of {header.length} bytes")
             self._grant.receive(HEADER_BYTES + header.length)
         else:
             self._uncredited += HEADER_BYTES + header.length
@@ -286,12 +306,17 @@ class _Comparer(threading.Thread):
         self._replica, self._wake = replica, wake
         self._questions: queue.SimpleQueue[tuple[Header, bytes, int] | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[tuple[Header, bytes]] = queue.SimpleQueue()
-        self._failure: RhaError | None = None
+        self._failure: BaseException | None = None
 
     def ask(self, header: Header, theirs: bytes, position: int) -> None:
         """One HASHES frame; `position` is the journal's end behind what stood before it. Raises BadFrame."""
         if not theirs or len(theirs) % DIGEST_BYTES or header.offset % _unit(header):
             raise BadFrame("digests that fit no blocks", cause=f"{len(theirs)} bytes at {header.offset}")
+        if len(theirs) // DIGEST_BYTES * _unit(header) > MOST_BYTES:
+            cause = f"{len(theirs) // DIGEST_BYTES} blocks of {_unit(header)} bytes"
+            raise BadFrame("digests of too much at a time", cause=cause)
+        if self._questions.qsize() >= MOST_QUESTIONS:
+            raise BadFrame("too many questions at a time", cause=f"{MOST_QUESTIONS} of them are not answered yet")
         self._questions.put((header, theirs, position))
 
     def answers(self) -> list[tuple[Header, bytes]]:
@@ -308,7 +333,7 @@ class _Comparer(threading.Thread):
             while (question := self._questions.get()) is not None:
                 self._answers.put((question[0], self._compare(*question)))
                 self._wake.set()
-        except RhaError as error:
+        except BaseException as error:  # noqa: BLE001 - raised again in the connection's thread
             self._failure = error
             self._wake.set()
 

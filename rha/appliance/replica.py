@@ -35,10 +35,12 @@ from rha.journal.keys import read_keyring
 from rha.journal.segment import Journal
 from rha.report import Point, Report
 from rha.scenario import Scenario
+from rha.units import show_seconds
 from rha.wire.frames import Header
 from rha.wire.messages import Heartbeat, Hello, Welcome
 
 _POLL_SECONDS = 0.02
+STUCK_SECONDS = 5.0
 
 
 class Replica:
@@ -104,6 +106,21 @@ class Replica:
     def commit(self) -> int:
         """Makes durable what was taken, lets the applier go on. Returns the durable LSN. Raises StorageError."""
         return self._intake.commit()
+
+    def expect(self, *, somebody: bool) -> None:
+        """Whether somebody still waits for what `welcome` and `take` wait for: the images of a long spool. What a disk
+        does not answer is waited for all the same."""
+        if somebody:
+            self._intake.abandoned.clear()
+        else:
+            self._intake.abandoned.set()
+
+    def why_stuck(self) -> str | None:
+        """A sentence when the journal's disk has not answered for long, else None."""
+        seconds = self._journal.stuck_seconds
+        if seconds < STUCK_SECONDS:
+            return None
+        return f"the disk of {self.folder / 'journal'} has not answered for {show_seconds(seconds)}"
 
     def heard(self) -> None:
         """Something came from the master. A frame of many bytes may be long under way: it is no silence."""
@@ -291,6 +308,7 @@ class Replica:
             scenario, beat = self.scenario, self.last_heartbeat
             why, failure = self.why_not_consistent(), self.failure()
             alarms = [f"applying failed, and is tried again: {failure}"] if failure else []
+            alarms += [stuck] if (stuck := self.why_stuck()) else []
             alarms += self._images.history.alarms(self._free())
             return Report(
                 role="appliance",

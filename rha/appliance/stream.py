@@ -11,6 +11,7 @@ from typing import Literal
 
 import msgspec
 
+from rha.scenario import Name
 from rha.wire import frames
 from rha.wire.frames import BadFrame, FrameType, Header
 from rha.wire.messages import End, Gap, Hello, Mark, Rewind
@@ -25,7 +26,7 @@ Phase = Literal["new", "stale", "syncing", "ordered", "broken", "rewinding", "re
 class DiskState(msgspec.Struct, kw_only=True, frozen=True):
     """One disk of the stream. `end_lsn` is valid iff `phase` is ordered; `why` is the reason of a broken one."""
 
-    name: str
+    name: Name  # also of the image's file
     bytes: int
     phase: Phase = "new"
     end_lsn: int = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 import errno
 import os
 import threading
@@ -45,6 +46,7 @@ class Journal:
         self._seal: Seal = Plain()
         self._end = self._durable = 0
         self._broken: StorageError | None = None
+        self._asked_at: float | None = None  # monotonic; when the disk was asked for what it has not done yet
         self._mark_forced = time.monotonic()
 
     @classmethod
@@ -142,7 +144,8 @@ class Journal:
             raise ValueError(f"{length} bytes are not one frame of {frames.HEADER_BYTES} + {header.length}")
         self._refuse_when_broken()
         try:
-            written = self._write(views, length)
+            with self._asking():
+                written = self._write(views, length)
         except OSError as error:
             raise self._not_written(error) from error
         with self._lock:
@@ -190,8 +193,9 @@ class Journal:
                 if end == self._durable:
                     return end
             try:
-                os.fdatasync(file)
-                self._note_durable(end)
+                with self._asking():
+                    os.fdatasync(file)
+                    self._note_durable(end)
             except OSError as error:
                 self._broken = StorageError(
                     "the journal cannot be made durable",
@@ -202,6 +206,23 @@ class Journal:
             with self._lock:
                 self._durable = end
             return end
+
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[None]:
+        begun = self._asked_at is None
+        if begun:
+            self._asked_at = time.monotonic()
+        try:
+            yield
+        finally:
+            if begun:
+                self._asked_at = None
+
+    @property
+    def stuck_seconds(self) -> float:
+        """For how long the disk has not answered a write or a sync; 0 when none is under way."""
+        asked_at = self._asked_at
+        return 0.0 if asked_at is None else time.monotonic() - asked_at
 
     def _note_durable(self, end: int) -> None:
         now = time.monotonic()

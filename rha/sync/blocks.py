@@ -18,6 +18,7 @@ BLOCK_BYTES = 64 << 10
 SECTOR_BYTES, PAGE_BYTES = 512, 4096
 UNITS = {0: BLOCK_BYTES, frames.FLAG_SECTORS: SECTOR_BYTES, frames.FLAG_PAGES: PAGE_BYTES}  # by the flags of HASHES
 EQUAL, DIFFERS, PARTLY_UNSENT, UNSENT = range(4)  # answers to a digest: the last two differ where nothing was ever sent
+MOST_BYTES = 16 << 20  # of disk that one question may be about; engines ask about 1 MiB
 DIGEST_BYTES = 16  # of blake3's 32: 2^-64 for an accidental match of two blocks among 2^32
 
 

@@ -37,6 +37,7 @@ from rha.scenario import Name
 VERSION = 1
 PART_BYTES = 32 << 20
 _FOLDER_PARTS = 1024
+_MANIFEST_BYTES = 256 << 20  # a part is noted in 150 bytes: 50 TiB
 _LEVEL = 3  # of Zstandard: the medium is slower than that
 _NONCE_BYTES = 12
 _LEAST_KEY_BYTES = 16
@@ -173,7 +174,7 @@ class Medium:
         """None when there is none yet. Raises StorageError when it cannot be read."""
         path = self.folder / "manifest.json"
         try:
-            manifest = from_json(path.read_bytes(), Manifest)
+            manifest = from_json(_read(path, _MANIFEST_BYTES), Manifest)
         except FileNotFoundError:
             return None
         except (OSError, msgspec.MsgspecError) as error:
@@ -253,7 +254,7 @@ class Medium:
         path = self.path_of(manifest, part.disk, part.offset)
         hint = "the medium is damaged: export to another one"
         try:
-            sealed = path.read_bytes()
+            sealed = _read(path, part.stored_bytes)
         except OSError as error:
             raise StorageError(f"{path} cannot be read", cause=error.strerror or str(error), hint=hint) from error
         if blake3(sealed).hexdigest() != part.digest:
@@ -268,8 +269,17 @@ class Medium:
             raise StorageError(f"{path} was altered", cause="it does not decrypt", hint=hint) from error
 
 
+def _read(path: Path, most: int) -> bytes:
+    """A file of a medium, which may be longer than there is memory: of one that is longer than `most` only that and a
+    byte more. Raises OSError."""
+    with path.open("rb") as file:
+        return file.read(most + 1)
+
+
 def _is_possible(part: Part, manifest: Manifest) -> bool:
     if not 0 <= part.disk < len(manifest.disks) or part.offset % PART_BYTES:
+        return False
+    if not 0 < part.stored_bytes <= 2 * PART_BYTES:
         return False
     return 0 < part.bytes <= min(PART_BYTES, manifest.disks[part.disk].bytes - part.offset)
 

@@ -7,7 +7,8 @@ Credit is a count of bytes since the greeting, as in QUIC (RFC 9000, section 4.1
 nothing new does no harm. Records and sync data share one credit: what has the first turn is the sender's decision
 (rha/engine/pace.py), and there is no second count that could be exhausted while the first is not. Nothing the appliance
 does with a frame waits for another frame, so credit always comes back. A sender can always go on when everything is
-settled, because the window is larger than the largest frame.
+settled, because the least window is larger than the largest credited frame. Between the two sizes an appliance divides
+its memory among busy masters (rha/appliance/sharing.py); what was granted is never taken back.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ from dataclasses import dataclass
 from rha.wire.frames import HEADER_BYTES, MAX_PAYLOAD_BYTES
 
 WINDOW_BYTES = 32 << 20  # at 100 ms of round trip this is 320 MB/s; memory that one master may take on the appliance
+MOST_FRAME_BYTES = 4 << 20  # payload of one credited frame; engines send little more than 1 MiB
+LEAST_WINDOW_BYTES = MOST_FRAME_BYTES + HEADER_BYTES
 
-assert WINDOW_BYTES >= HEADER_BYTES + MAX_PAYLOAD_BYTES
+assert LEAST_WINDOW_BYTES <= WINDOW_BYTES
+assert MOST_FRAME_BYTES <= MAX_PAYLOAD_BYTES
 
 
 @dataclass
@@ -52,6 +56,7 @@ class Grant:
     window: int = WINDOW_BYTES
     received: int = 0
     settled: int = 0
+    granted: int = 0  # the most that was ever said
 
     def receive(self, size: int) -> None:
         self.received += size
@@ -66,5 +71,7 @@ class Grant:
 
     @property
     def limit(self) -> int:
-        """What the engine may have sent since the greeting."""
-        return self.settled + self.window
+        """What the engine may have sent since the greeting. A smaller window is felt once it has sent what was granted
+        before."""
+        self.granted = max(self.granted, self.settled + self.window)
+        return self.granted

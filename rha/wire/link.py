@@ -43,6 +43,7 @@ class Link:
         self.out_bytes = 0  # posted and not yet taken by the kernel
         self.sent_bytes = 0
         self.last_heard = time.monotonic()  # any byte of the peer counts: a large frame may be long under way
+        self.last_taken = time.monotonic()  # when the kernel took a byte, or nothing was left to be sent
         self.busy_seconds = 0.0  # with something to send
         self.blocked_seconds = 0.0  # of these: while the kernel took nothing
 
@@ -95,6 +96,8 @@ class Link:
     def _send(self) -> int:
         """Bytes that the kernel took."""
         before = self.sent_bytes
+        if not self._out:
+            self.last_taken = time.monotonic()
         while self._out:
             view = self._out[0]
             try:
@@ -103,6 +106,7 @@ class Link:
                 break
             self.sent_bytes += count
             self.out_bytes -= count
+            self.last_taken = time.monotonic()
             if count < view.nbytes:
                 self._out[0] = view[count:]
             else:

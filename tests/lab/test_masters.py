@@ -2,86 +2,24 @@
 
 from __future__ import annotations
 
-import ssl
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from proof.lab import MIB, Lab, run
+from proof.stranger import DISK_BYTES, FIRST_LSN, Stranger, hello_of, stranger
 from proof.writers import RawWriter
-from rha import scenario_check
 from rha.appliance import catalog
 from rha.errors import NetworkError
 from rha.journal.segment import Journal
-from rha.scenario import to_plain
-from rha.wire import frames, tls
-from rha.wire.frames import FrameType, Header
-from rha.wire.messages import PROTOCOL, DiskHello, End, Gap, Hello, Mark, Refuse, Welcome
-from rha.wire.stream import FrameReader
+from rha.wire import frames
+from rha.wire.frames import FrameType
+from rha.wire.messages import DiskHello, End, Gap, Hello, Mark
 
 pytestmark = pytest.mark.root
 
-FIRST_LSN, DISK_BYTES = 4096, 16 * MIB
 RECORD = b"\x18\0\0\0\0\0\0\0"  # ring header: 24 bytes of record, no payload
-
-
-class Stranger:
-    """An authenticated master whose frames this test makes by hand."""
-
-    def __init__(self, sock: ssl.SSLSocket, hello: Hello) -> None:
-        self.sock, self.reader = sock, FrameReader(sock)
-        self.send(FrameType.HELLO, hello, lsn=hello.first_lsn)
-
-    def send(self, kind: FrameType, message: object, **fields: int) -> None:
-        self.raw(frames.control(kind, message, **fields))
-
-    def raw(self, data: bytes) -> None:
-        self.sock.sendall(data)
-
-    def data(self, kind: FrameType, payload: bytes, **fields: int) -> None:
-        self.raw(frames.encode(kind, payload, **fields) + payload)
-
-    def answer(self, wanted: FrameType) -> tuple[Header, bytes]:
-        """The next frame of that type; acknowledgements on the way are passed over."""
-        while True:
-            header, payload = self.reader.read()
-            if header.type is wanted:
-                return header, bytes(payload)
-            assert header.type is FrameType.ACK, header
-
-    def refusal(self) -> Refuse:
-        header, payload = self.answer(FrameType.REFUSE)
-        return frames.decode_control(header, payload, Refuse)
-
-    def welcome(self) -> Welcome:
-        header, payload = self.answer(FrameType.WELCOME)
-        return frames.decode_control(header, payload, Welcome)
-
-
-def hello_of(lab: Lab, name: str) -> Hello:
-    file = lab.folder / f"{name}.toml"
-    if not file.exists():
-        lab.engine(["/dev/null"], name=name)
-    return Hello(
-        protocol=PROTOCOL,
-        version="test",
-        scenario=to_plain(scenario_check.load(file)),
-        host="stranger",
-        generation="5" * 32,
-        first_lsn=FIRST_LSN,
-        disks=[DiskHello(name="d0", bytes=DISK_BYTES)],
-    )
-
-
-@contextmanager
-def stranger(lab: Lab, name: str, hello: Hello | None = None) -> Iterator[Stranger]:
-    """Connected with the certificate of scenario `name`."""
-    pair = lab.certificate(name)
-    context = tls.client_context(lab.pki / "ca.pem", pair.certificate, pair.key)
-    with tls.connect(f"127.0.0.1:{lab.port}", context, 10) as sock:
-        yield Stranger(sock, hello or hello_of(lab, name))
 
 
 def damaged(one: Stranger) -> None:

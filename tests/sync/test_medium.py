@@ -78,6 +78,19 @@ def test_an_altered_part_is_refused(tmp_path: Path) -> None:
         medium.read(manifest, keys, manifest.parts[1])
 
 
+def test_files_without_end_are_not_read_to_their_end(tmp_path: Path) -> None:
+    medium, manifest, keys, _ = made(tmp_path)
+    part = medium.path_of(manifest, 0, PART_BYTES)
+    part.unlink()
+    part.symlink_to("/dev/zero")
+    with pytest.raises(StorageError, match="was altered"):
+        medium.read(manifest, keys, manifest.parts[0])
+    (medium.folder / "manifest.json").unlink()
+    (medium.folder / "manifest.json").symlink_to("/dev/zero")
+    with pytest.raises(StorageError, match="cannot be read"):
+        medium.manifest()
+
+
 def test_one_part_cannot_stand_for_another(tmp_path: Path) -> None:
     """Even when its digest is given for the other's: what it is for was sealed with it."""
     medium, manifest, keys, _ = made(tmp_path)

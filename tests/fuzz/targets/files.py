@@ -36,6 +36,8 @@ def read_stream(data: bytes, folder: Path) -> None:
     (folder / "stream.json").write_bytes(data)
     state = catalog.load_stream(folder)
     state.why_not_consistent()
+    for disk in state.disks:
+        assert (folder / f"{disk.name}.qcow2").resolve().parent == folder.resolve(), disk.name
     catalog.save_stream(folder, state_at(state, 5))
 
 

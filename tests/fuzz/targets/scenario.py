@@ -34,3 +34,4 @@ def check(scenario: Scenario, folder: Path) -> None:
     assert msgspec.json.encode(to_plain(scenario)) == msgspec.json.encode(to_plain(loaded)) if loaded else False
     for name in (scenario.name, *(disk.name for disk in scenario.disk)):
         assert (folder / f"{name}.qcow2").resolve().parent == folder.resolve(), name
+        assert name.isprintable(), name
