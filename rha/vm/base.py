@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rha.scenario import Network
 
@@ -84,6 +84,19 @@ class VmHost(ABC):
     @abstractmethod
     def destroy(self, name: str) -> None:
         """Cuts its power. Nothing to do when it is off or absent."""
+
+    @abstractmethod
+    def press_power(self, name: str) -> None:
+        """Asks the guest to shut down, by its agent or the power button; it may need minutes, or take no notice.
+        Nothing to do when it is off or absent."""
+
+    @abstractmethod
+    def monitor(self, name: str, command: str, /, **arguments: Any) -> Any:
+        """One QMP command to the hypervisor process of a running domain; its return value."""
+
+    @abstractmethod
+    def hand_over(self, name: str, label: str, file: int) -> None:
+        """Gives that process an open file under a label (QMP `getfd`)."""
 
     @abstractmethod
     def undefine(self, name: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rha.errors import VmError
 from rha.vm.base import DomainState, VmHost, VmSpec
 
@@ -35,6 +37,18 @@ class NullHost(VmHost):
         if self.state(name) == DomainState.RUNNING:
             self.calls.append(f"destroy {name}")
             self._states[name] = DomainState.OFF
+
+    def press_power(self, name: str) -> None:
+        if self.state(name) == DomainState.RUNNING:
+            self.calls.append(f"press {name}")
+            self._states[name] = DomainState.OFF
+
+    def monitor(self, name: str, command: str, /, **arguments: Any) -> Any:
+        self.calls.append(f"{command} {name}")
+        return {}
+
+    def hand_over(self, name: str, label: str, file: int) -> None:
+        self.calls.append(f"getfd {name}")
 
     def undefine(self, name: str) -> None:
         if self._states.pop(name, None):
