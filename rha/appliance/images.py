@@ -390,6 +390,14 @@ class Images:
             self.changes.append(Change(position=position, lsn=floor, time=self.applied.time_ns / 1e9, why=why))
             catalog.save(self.folder / "changes.json", self.changes)
 
+    def reopen(self) -> None:
+        """Opens the images again while a substitute's overlays still lie on them, closed: what these hold is then
+        taken in, which changes nothing that can be read through them. Raises StorageError."""
+        with self._alone():
+            self.is_retired = False
+            if not self._files.is_open and self.applied_state.disks:
+                self.open()
+
     def restore(self) -> None:
         """The substitute is gone. Raises StorageError."""
         with self._alone():

@@ -8,7 +8,6 @@ credit that the engine was granted; an engine that sends more all the same is no
 
 from __future__ import annotations
 
-import os
 import queue
 import socket
 import ssl
@@ -27,6 +26,7 @@ from rha.wire.link import Frame, Link
 from rha.wire.messages import Ack, Answer, Hello, Refuse, Welcome
 from rha.wire.orders import Asker
 from rha.wire.stream import FrameReader
+from rha.wire.wake import Wake
 
 GROUP_BYTES = 16 << 20
 SILENCE_SECONDS = 30.0  # the engine sends a heartbeat every second or so
@@ -38,8 +38,9 @@ _FAREWELL_SECONDS = 2.0
 class Connection:
     """Serves one accepted and authenticated connection until it ends. `stop` may be called from any thread."""
 
-    def __init__(self, sock: ssl.SSLSocket, peer: str) -> None:
-        self._sock, self._peer = sock, peer
+    def __init__(self, sock: ssl.SSLSocket, peer: str, first: Frame | None = None) -> None:
+        """`first`: a frame that was read already."""
+        self._sock, self._peer, self._first = sock, peer, first
         self._reader = FrameReader(sock)
         self._link: Link | None = None
         self._grant = Grant()
@@ -68,7 +69,8 @@ class Connection:
         return replica
 
     def _read_hello(self) -> Hello:
-        header, payload = self._reader.read()
+        header, payload = self._first or self._reader.read()
+        self._first = None
         if header.type is not FrameType.HELLO:
             raise BadFrame("the engine does not greet", cause=f"{header.type.name} instead of HELLO")
         return frames.decode_control(header, payload, Hello)
@@ -103,7 +105,7 @@ class Connection:
 
         Raises NetworkError when the link fails, BadFrame or StorageError after telling the engine.
         """
-        with _Wake() as wake:
+        with Wake() as wake:
             comparer = _Comparer(replica, wake)
             taker = _Taker(replica, comparer, wake, self._welcomed_lsn)
             self._asker = asker = Asker(self._verbs, wake.set)
@@ -125,7 +127,7 @@ class Connection:
                 taker.stop()
                 comparer.stop()
 
-    def _step(self, link: Link, replica: Replica, taker: _Taker, comparer: _Comparer, wake: _Wake) -> None:
+    def _step(self, link: Link, replica: Replica, taker: _Taker, comparer: _Comparer, wake: Wake) -> None:
         hold = self._grant.held > self._grant.window or self._uncredited > CONTROL_BYTES
         heard = link.last_heard
         found = link.step(_TICK_SECONDS, read=not hold)
@@ -174,36 +176,11 @@ class Connection:
             self._sock.sendall(frame)
 
 
-class _Wake:
-    """A pipe by which other threads wake the one that waits for the socket."""
-
-    def __enter__(self) -> _Wake:
-        self.fd, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._lock, self._set = threading.Lock(), False
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self.fd)
-        os.close(self._write)
-
-    def set(self) -> None:
-        with self._lock:
-            if not self._set:
-                self._set = True
-                os.write(self._write, b"\0")
-
-    def clear(self) -> None:
-        with self._lock:
-            if self._set:
-                self._set = False
-                os.read(self.fd, 1)
-
-
 class _Taker(threading.Thread):
     """Takes frames into the journal, in groups. `durable`: LSN and frame number up to which all is on stable
     storage."""
 
-    def __init__(self, replica: Replica, comparer: _Comparer, wake: _Wake, durable_lsn: int) -> None:
+    def __init__(self, replica: Replica, comparer: _Comparer, wake: Wake, durable_lsn: int) -> None:
         super().__init__(name=f"take-{replica.name}", daemon=True)
         self._replica, self._comparer, self._wake = replica, comparer, wake
         self._frames: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
@@ -281,7 +258,7 @@ class _Comparer(threading.Thread):
     everything that stood before it in the stream is applied: an older image might agree by chance with what later
     records undo."""
 
-    def __init__(self, replica: Replica, wake: _Wake) -> None:
+    def __init__(self, replica: Replica, wake: Wake) -> None:
         super().__init__(name=f"compare-{replica.name}", daemon=True)
         self._replica, self._wake = replica, wake
         self._questions: queue.SimpleQueue[tuple[Header, bytes, int] | None] = queue.SimpleQueue()

@@ -139,6 +139,23 @@ class Replica:
             self._intake.state = stale
         return specs
 
+    def reopen_images(self) -> None:
+        """The substitute is off: opens the images for what its overlays hold. Raises StorageError."""
+        self._images.reopen()
+
+    def image_paths(self) -> list[Path]:
+        """What is written to, in the order of the disks."""
+        return [spec.path for spec in self._images.specs()]
+
+    def begin_return(self) -> int:
+        """As Intake.begin_return; the data follows by `take`, as if the master sent it."""
+        return self._intake.begin_return()
+
+    def end_return(self, moment: float, by: str) -> None:
+        """As Intake.end_return; then the images are that. Raises StorageError."""
+        self._intake.end_return(moment, by)
+        self.wait_applied()
+
     def restore_images(self) -> None:
         """The substitute is gone: receives again. Raises StorageError."""
         self._images.restore()
@@ -252,6 +269,8 @@ class Replica:
     def _consistency(self, why: str | None) -> str:
         if why is None:
             state = self._images.applied_state
+            if state.returned:
+                return "the images are what the substitute left when the master took its service back"
             if state.is_rewound:
                 return f"the images were taken back to LSN {state.shown_lsn}"
             return "the images are a state of the master"
