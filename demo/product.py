@@ -62,6 +62,10 @@ class Daemon:
         """`kill -9`; does not wait, so that the rest of the master can die in the same moment."""
         self._process.kill()
 
+    def wait(self, seconds: float) -> int:
+        """Its exit code, once it has ended by itself. Raises subprocess.TimeoutExpired."""
+        return self._process.wait(seconds)
+
     def stop(self) -> None:
         """SIGTERM, and SIGKILL to the whole session when it does not listen. May be called twice, and after `kill`."""
         if self._process.poll() is None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from rha.report import DiskReport, Report, Sync
+from rha.report import DiskReport, Report, ReturnReport, Sync
 from rha.units import show_bytes, show_seconds
 
 STALE_SECONDS = 10.0
@@ -95,6 +95,7 @@ def _scenario(report: Report, now: float, colour: bool) -> Iterator[str]:
     for disk in report.disks:
         yield from _disk(disk)
     yield from _field("vm", _vm(report))
+    yield from _field("switchback", show_return(report.back) if report.back else "")
     for alarm in report.alarms:
         yield from _field("alarm", _painted(alarm, "alarm", colour))
 
@@ -188,6 +189,24 @@ def _vm(report: Report) -> str:
     figures = (("RPO", vm.rpo_seconds), ("RTO", vm.rto_seconds))
     known = [f"{name} {show_seconds(seconds)}" for name, seconds in figures if seconds is not None]
     return ", ".join([f"{vm.domain} {vm.state}", *([vm.accelerator] if vm.accelerator else []), *known])
+
+
+def show_return(back: ReturnReport) -> str:
+    """`receiver 192.0.2.10:41234; pass 2: 40 % of 1 GiB, …`."""
+    parts = [f"receiver {back.receiver or 'not connected'}"]
+    if back.state == "offered":
+        return f"{parts[0]} offers its disks; rha switchback takes them"
+    if back.total_bytes:
+        remaining = "unknown" if back.remaining_seconds is None else show_seconds(back.remaining_seconds)
+        percent = 100 * back.done_bytes / back.total_bytes
+        parts.append(
+            f"{back.step}: {percent:.1f} % of {show_bytes(back.total_bytes)}, {show_bytes(back.rate_bytes)}/s, "
+            f"remaining {remaining}"
+        )
+    if back.passes:
+        compared, sent = show_bytes(back.compared_bytes), show_bytes(back.sent_bytes)
+        parts.append(f"{back.passes} passes, compared {compared}, sent {sent}")
+    return "; ".join(parts)
 
 
 def _field(label: str, text: str) -> Iterator[str]:

@@ -21,8 +21,10 @@ import msgspec
 from rha.appliance.config import Config, load
 from rha.appliance.fencing import means_of
 from rha.appliance.importer import Importer
+from rha.appliance.offered import Offered
 from rha.appliance.receive import Connection
 from rha.appliance.replica import Replica
+from rha.appliance.returner import Returner
 from rha.appliance.verbs import PointVerbs
 from rha.appliance.warden import Warden
 from rha.control import local
@@ -33,8 +35,10 @@ from rha.switch.failover import are_images_taken
 from rha.vm.libvirt import LibvirtHost
 from rha.watch import observers
 from rha.wire import tls
+from rha.wire.frames import FrameType, decode_control
 from rha.wire.identity import Identity
-from rha.wire.messages import Hello
+from rha.wire.messages import Hello, Offer
+from rha.wire.stream import FrameReader
 
 HANDSHAKE_SECONDS = 10.0
 SILENT_SECONDS = 30.0
@@ -50,6 +54,7 @@ class Appliance:
         self._store = Path(config.store)
         self._lock = threading.RLock()
         self._wardens: dict[str, Warden] = {}
+        self._returners: dict[str, Returner] = {}
         self._connections: dict[str, Connection] = {}
         self._broken: dict[str, RhaError] = {}
         self._stopping = False
@@ -74,16 +79,19 @@ class Appliance:
             if name not in self._wardens:
                 folder = self._store / name
                 replica = Replica(folder, self._config, retired=are_images_taken(folder))
+                means = means_of(self._config, name)
                 warden = self._wardens[name] = Warden(
                     replica,
                     self._store,
                     LibvirtHost(),
                     self._hang_up,
-                    means_of(self._config, name),
+                    means,
                     observers.voter(self._client_context),
                 )
+                self._returners[name] = Returner(replica, LibvirtHost(), means)
                 self._broken.pop(name, None)
                 warden.start()
+                self._returners[name].recover()
             return self._wardens[name]
 
     def _client_context(self) -> ssl.SSLContext:
@@ -115,7 +123,11 @@ class Appliance:
             sock, identity = tls.accept(raw, self._context, HANDSHAKE_SECONDS)
             with sock:
                 sock.settimeout(SILENT_SECONDS)
-                self._serve_master(Connection(sock, peer), identity, peer)
+                first = FrameReader(sock).read()
+                if first[0].type is FrameType.OFFER:
+                    self._serve_receiver(sock, decode_control(*first, Offer), identity, peer)
+                else:
+                    self._serve_master(Connection(sock, peer, first), identity, peer)
         except (RhaError, OSError) as error:
             print(f"rha appliance: {peer}: {str(error).replace(chr(10), '; ')}", file=sys.stderr, flush=True)
 
@@ -139,6 +151,19 @@ class Appliance:
             if replica is not None:
                 self._release(replica, connection)
 
+    def _serve_receiver(self, sock: ssl.SSLSocket, offer: Offer, identity: Identity, peer: str) -> None:
+        """A repaired master that offers its disks (rha.appliance.returner)."""
+        try:
+            tls.require_master(identity, offer.scenario)
+            with self._lock:
+                returner = self._returners.get(offer.scenario)
+            if returner is None:
+                raise StateError(f"no scenario {offer.scenario!r} here", hint="rha status on the appliance")
+        except RhaError as error:
+            Offered(sock, peer, offer).refuse(error, final=True)
+            raise
+        returner.serve(sock, peer, offer)
+
     def _claim(self, name: str, connection: Connection) -> Replica:
         """The scenario for this connection alone: a master that connects again takes over from its own dead
         connection."""
@@ -149,7 +174,7 @@ class Appliance:
             self._wait_released(name, previous)
         with self._lock:
             warden = self._open(name)
-            if refusal := warden.why_not_receive():
+            if refusal := self._returners[name].why_not_receive() or warden.why_not_receive():
                 raise refusal
             if name in self._connections:
                 raise StateError(
@@ -198,15 +223,23 @@ class Appliance:
         """One report per scenario; one that cannot be opened says why."""
         with self._lock:
             wardens, broken = sorted(self._wardens.items()), sorted(self._broken.items())
-        return [warden.report() for _, warden in wardens] + [_broken_report(name, why) for name, why in broken]
+            returners = dict(self._returners)
+        reports = [returners[name].fill(warden.report()) for name, warden in wardens]
+        return reports + [_broken_report(name, why) for name, why in broken]
 
     def failover(self, scenario: str, force: bool = False, dry_run: bool = False, person: str = "operator") -> object:
         """`rha failover`. Raises StateError when the scenario is not here, else as Warden.fail_over_by_hand."""
+        self._returner(scenario).check_idle()
         return self._warden(scenario).fail_over_by_hand(person, force=force, dry_run=dry_run)
 
     def discard(self, scenario: str) -> object:
         """`rha discard`. Raises StateError."""
+        self._returner(scenario).check_idle()
         return {"sentence": self._warden(scenario).discard()}
+
+    def switchback(self, scenario: str, person: str = "operator", reason: str = "", **words: bool) -> object:
+        """`rha switchback`. Raises as Returner.switchback."""
+        return self._returner(scenario).switchback(person, reason, **words)
 
     def replica(self, scenario: str) -> Replica:
         """Raises StateError when the scenario is not here."""
@@ -219,14 +252,19 @@ class Appliance:
         with self._lock:
             if scenario in self._connections:
                 raise StateError(f"{scenario} is connected", cause="its master came back at once", hint="try again")
-            warden = self._wardens.pop(scenario, None)
-            if warden:
+            warden, returner = self._wardens.pop(scenario, None), self._returners.pop(scenario, None)
+            if warden and returner:
+                returner.stop()
                 warden.stop()
                 warden.replica.close()
             try:
                 act()
             finally:
                 self._open_known(scenario)
+
+    def _returner(self, scenario: str) -> Returner:
+        self._warden(scenario)
+        return self._returners[scenario]
 
     def _warden(self, scenario: str) -> Warden:
         with self._lock:
@@ -241,6 +279,9 @@ class Appliance:
         """Ends connections, closes all replicas. Raises StorageError for the first that could not be closed well."""
         with self._lock:
             names, wardens = list(self._connections), list(self._wardens.values())
+            returners = list(self._returners.values())
+        for returner in returners:
+            returner.stop()
         for name in names:
             self._hang_up(name)
         failures = []
@@ -304,6 +345,7 @@ def run(config_path: Path) -> int:
         "status": lambda: msgspec.to_builtins(appliance.status()),
         "failover": appliance.failover,
         "discard": appliance.discard,
+        "switchback": appliance.switchback,
         **PointVerbs(appliance.replica).handlers(),
         **Importer(config, appliance.replace).handlers(),
     }

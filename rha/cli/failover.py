@@ -37,7 +37,7 @@ def command(scenario: str, yes: bool, dry_run: bool, force: bool) -> None:
     if not dry_run and not yes:
         _confirm(scenario)
     words = {"scenario": scenario, "force": force, "dry_run": dry_run}
-    for line in outcome(_accompanied(socket, words)):
+    for line in outcome(accompanied(socket, "failover", words)):
         click.echo(line)
 
 
@@ -78,8 +78,8 @@ def _confirm(scenario: str) -> None:
         raise StateError("not confirmed; nothing was changed")
 
 
-def _accompanied(socket: Path, words: dict[str, Any]) -> Any:
-    """The answer to `failover`; while the appliance works, each new state is printed.
+def accompanied(socket: Path, verb: str, words: dict[str, Any]) -> Any:
+    """The answer to a verb; while the appliance works, each new state is printed.
 
     Raises what the appliance answers, or NetworkError with Exit.UNKNOWN when it hangs up before it has answered.
     """
@@ -88,11 +88,11 @@ def _accompanied(socket: Path, words: dict[str, Any]) -> Any:
 
     def ask() -> None:
         try:
-            result.append(local.call(socket, "failover", timeout=None, **words))
+            result.append(local.call(socket, verb, timeout=None, **words))
         except RhaError as error:
             failure.append(error)
 
-    worker = threading.Thread(target=ask, name="failover", daemon=True)
+    worker = threading.Thread(target=ask, name=verb, daemon=True)
     worker.start()
     shown = ""
     while worker.is_alive():
@@ -117,7 +117,8 @@ def _progress(socket: Path, scenario: str, shown: str) -> str:
 def progress_line(report: Report) -> str:
     """Where a failover stands."""
     vm = f"; VM {report.vm.domain} {report.vm.state}" if report.vm else ""
-    return f"{report.state}: {report.why}{vm}"
+    back = f"; {statusview.show_return(report.back)}" if report.back else ""
+    return f"{report.state}: {report.why}{vm}{back}"
 
 
 def outcome(answer: object) -> list[str]:

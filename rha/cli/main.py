@@ -35,6 +35,8 @@ VERBS = {
     "rewind": "Take the replica itself back to a point.",
     "export": "Write a disk of a point as an image file.",
     "failover": "The master is dead: start its substitute VM now.",
+    "switchback": "Bring the substitute's disks home to the repaired master.",
+    "receive": "On the repaired master: take back what the substitute has.",
     "discard": "End a failover: remove the substitute VM, receive again.",
     "redirect": "Lead clients to the substitute, or back.",
     "scenario": "Show a sample scenario, or check a file.",
