@@ -241,6 +241,10 @@ class Appliance:
         """`rha switchback`. Raises as Returner.switchback."""
         return self._returner(scenario).switchback(person, reason, **words)
 
+    def abort_switchback(self, scenario: str, person: str = "operator", force: bool = False) -> object:
+        """`rha switchback --abort`. Raises StateError."""
+        return self._returner(scenario).abort(person, force=force)
+
     def replica(self, scenario: str) -> Replica:
         """Raises StateError when the scenario is not here."""
         return self._warden(scenario).replica
@@ -346,6 +350,7 @@ def run(config_path: Path) -> int:
         "failover": appliance.failover,
         "discard": appliance.discard,
         "switchback": appliance.switchback,
+        "abort_switchback": appliance.abort_switchback,
         **PointVerbs(appliance.replica).handlers(),
         **Importer(config, appliance.replace).handlers(),
     }

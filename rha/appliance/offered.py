@@ -47,6 +47,11 @@ class Offered:
         self.sent_bytes = 0
 
     @property
+    def id(self) -> str:
+        """Of this run of the receiver."""
+        return self.offer.receiver
+
+    @property
     def sizes(self) -> dict[str, int]:
         """Bytes of the offered disks by name."""
         return {disk.name: disk.bytes for disk in self.offer.disks}

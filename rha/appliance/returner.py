@@ -28,12 +28,14 @@ from rha.schedule import limit_at
 from rha.switch import progress as ledger
 from rha.switch import returned
 from rha.switch.progress import SERVING, Image, trigger
-from rha.switch.returning import FOLDER, Back, go_on, look, run_switchback
+from rha.switch.return_run import go_on, look, run_switchback, take_back_by_hand
+from rha.switch.returning import FOLDER, Back
 from rha.switch.switchback import BackStep, is_past_return, plan, why_not_fitting
-from rha.vm.base import VmHost
+from rha.vm.base import DomainState, VmHost
 from rha.wire.messages import PROTOCOL, Offer, Taken
 
 RETRY_SECONDS = 5.0
+LATE_SECONDS = 600.0
 
 
 class Returner:
@@ -48,6 +50,7 @@ class Returner:
         self._stopping = threading.Event()
         self._going_on: threading.Thread | None = None
         self._trouble = ""
+        self._greeted = False
 
     # rha.switch.returning.ReturnHost ---------------------------------------------------------------------------
 
@@ -61,6 +64,9 @@ class Returner:
     def receiver(self) -> Offered | None:
         with self._lock:
             return self._receiver if self._receiver and self._receiver.is_alive else None
+
+    def has_greeted(self) -> bool:
+        return self._greeted
 
     def rates(self) -> tuple[int, int]:
         scenario = self.scenario
@@ -134,8 +140,12 @@ class Returner:
             cause = past.sentence() if past else "it has not failed over"
             return StateError(f"no substitute of {name} serves", cause=cause, hint="rha status on the appliance"), False
         sizes = {disk.name: disk.bytes for disk in offer.disks}
-        error = why_not_fitting(self._sizes(), sizes)
-        return (error, True) if error else None
+        if error := why_not_fitting(self._sizes(), sizes):
+            return error, True
+        busy, other = self._back, self.receiver()
+        if busy and other and busy.copy.receiver_id == other.id != offer.receiver:
+            return StateError(f"another receiver of {name} is at work", cause=other.peer, hint="end it first"), False
+        return None
 
     def _sizes(self) -> dict[str, int]:
         past = ledger.load(self.folder)
@@ -154,6 +164,7 @@ class Returner:
         if dry_run:
             steps = plan(look(self, self._vm, force=force, verify_all=verify_all))
             return {"sentence": "nothing was changed", "steps": [step.sentence for step in steps]}
+        self._greeted = False
         try:
             progress = run_switchback(
                 self,
@@ -164,6 +175,10 @@ class Returner:
                 say=self._say,
                 watch=self._work_with,
             )
+        except RhaError:
+            if self._back and BackStep.STOP_GUEST in self._back.progress.begun:
+                threading.Thread(target=self._keep_running, name="late-shutdown", daemon=True).start()
+            raise
         finally:
             self._back = None
             self.recover()
@@ -171,6 +186,37 @@ class Returner:
 
     def _work_with(self, back: Back) -> None:
         self._back = back
+
+    def _keep_running(self) -> None:
+        """A guest that was asked to shut down, and was too slow, may obey when all has been taken back."""
+        until = time.monotonic() + LATE_SECONDS
+        while not self._stopping.wait(1.0) and time.monotonic() < until:
+            past = ledger.load(self.folder)
+            if returned.load(self.folder) or past is None or past.state != SERVING:
+                return
+            if self._vm.state(past.domain) == DomainState.OFF:
+                self._say(f"domain {past.domain} has shut down after all: it is started again")
+                self._vm.start(past.domain)
+
+    def abort(self, person: str, *, force: bool = False) -> dict[str, object]:
+        """The answer to `rha switchback --abort`. `force`: the person answers for it that the master does not serve.
+
+        Raises StateError when there is nothing to break off, or the master may know already that it may boot.
+        """
+        own, back = returned.load(self.folder), self._back
+        if own is None:
+            raise StateError(f"no switchback of {self.replica.name} is at work", hint="rha status")
+        if is_past_return(own.begun):
+            if not force:
+                raise StateError(
+                    f"the master of {self.replica.name} may have been told that it may boot",
+                    cause=own.sentence(),
+                    hint="see that it is off and stays off; then --abort --force starts the substitute again",
+                )
+            return {"sentence": take_back_by_hand(self, self._vm, person, self._say).sentence()}
+        if back:
+            back.copy.abort()
+        return {"sentence": "it is being broken off; the substitute serves on"}
 
     def check_idle(self) -> None:
         """Raises StateError while a switchback stands: the substitute is its own."""
@@ -183,6 +229,7 @@ class Returner:
         own = returned.load(self.folder)
         if own is None or not is_past_return(own.begun):
             return None
+        self._greeted = True
         return StateError(
             f"{self.replica.name} is being handed back",
             cause=own.sentence(),
@@ -214,7 +261,7 @@ class Returner:
         """Only a receiver can say whether it knows that the master may boot."""
         own = returned.load(self.folder)
         handed = own is not None and is_past_return(own.begun) and BackStep.HAND_OVER not in own.ended
-        return handed and self.receiver() is None
+        return handed and self.receiver() is None and not self._greeted
 
     def stop(self) -> None:
         """Ends the receiver's connection and what goes on by itself; a switchback under way is taken up again at the
@@ -240,11 +287,10 @@ class Returner:
             return report
         found = returned.report_of(own)
         found.receiver = receiver.peer if receiver else ""
-        if back and back.sending:
-            tally = back.sending.tally
-            found.done_bytes, found.total_bytes, found.rate_bytes = tally.compared, tally.total, tally.rate
-            left = tally.total - tally.compared
-            found.remaining_seconds = left / tally.rate if tally.rate else None
+        if back:
+            done, total, rate = back.copy.figures()
+            found.done_bytes, found.total_bytes, found.rate_bytes = done, total, rate
+            found.remaining_seconds = (total - done) / rate if rate else None
         found.seconds = time.time() - own.trigger.decided
         report.back, report.state, report.why = found, found.state, own.why
         report.health = "warning"

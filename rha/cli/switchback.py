@@ -22,13 +22,18 @@ from rha.report import Report
 @click.option("--reason", default="", help="For the history.")
 @click.option("--force", is_flag=True, help="Cut the guest's power if it does not shut down; accept a long pause.")
 @click.option("--verify", type=click.Choice(["touched", "all"]), default="touched", show_default=True)
-def command(scenario: str, yes: bool, dry_run: bool, reason: str, force: bool, verify: str) -> None:
+@click.option("--abort", is_flag=True, help="Break off the one that is at work; the substitute serves on.")
+def command(scenario: str, yes: bool, dry_run: bool, reason: str, force: bool, verify: str, abort: bool) -> None:
     """Bring the substitute's disks home to the repaired master, and give the service back to it.
 
     Run it on the appliance, while `rha receive` runs on the master. The substitute serves on while its disks are
     copied; then comes a short pause. What fails before the master is told that it may boot is taken back: the
     substitute serves on. --verify all compares every block in the pause, which takes as long as reading the disks.
     """
+    if abort:
+        for line in outcome(ask.appliance("abort_switchback", scenario=scenario, person=ask.person(), force=force)):
+            click.echo(line)
+        return
     socket = local.RUN_DIR / "appliance.sock"
     before, now = report_of(socket, scenario), time.time()
     click.echo(statusview.render([statusview.fresh_or_unknown(before, now)], now, colour=sys.stdout.isatty()))

@@ -23,7 +23,7 @@ from rha.wire.frames import FrameType
 from rha.wire.messages import PROTOCOL, DiskHello, End, Hello, Mark
 from tests.appliance.one_replica import Master
 from tests.switch.test_substitute import free_port
-from tests.switch.writing_guest import BEGUN, boot_sector
+from tests.switch.writing_guest import BEGUN, PAGE_BYTES, boot_sector, expected, writes_of
 
 MIB = 1 << 20
 WAIT_SECONDS = 120.0
@@ -56,7 +56,7 @@ class Site:
         burst: int = 8,
         more: str = "",
     ) -> None:
-        self.store, self.libvirt, self.stack = store, libvirt, stack
+        self.store, self.libvirt, self.stack, self.burst = store, libvirt, stack, burst
         self.name = f"back-{os.getpid()}"
         self.domain, self.folder = domain_name(self.name), store / "store" / self.name
         self.sizes, self.run_dir = {"disk": disk_bytes, "data": 8 * MIB}, store / "run"
@@ -176,6 +176,18 @@ class Site:
         found = digest(raw)
         raw.unlink()
         return found
+
+    def lost_writes(self) -> str:
+        """What is wrong with the master's disk by the guest's own rule, which is known; empty: nothing. Whatever the
+        guest has written, and nothing else, is there: it wrote one page after the other."""
+        found = Path(self.targets["disk"]).read_bytes()
+        writes = writes_of(found)
+        assert writes > 50, f"the guest has hardly written: {writes} pages"
+        wanted = expected(len(found), writes, self.burst)
+        wrong = [
+            at for at in range(0, len(found), PAGE_BYTES) if found[at : at + PAGE_BYTES] != wanted[at : at + PAGE_BYTES]
+        ]
+        return f"{len(wrong)} of {writes} pages are wrong, the first at {wrong[0]}" if wrong else ""
 
     def target_digests(self) -> list[str]:
         return [digest(device) for device in self.targets.values()]

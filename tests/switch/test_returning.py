@@ -35,3 +35,4 @@ def test_there_and_home_again(site):
     wait_for(lambda: site.report().state == "consistent", "the replica")
     site.appliance.stop()
     assert site.target_digests() == site.image_digests()
+    assert site.lost_writes() == ""

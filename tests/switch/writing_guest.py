@@ -31,3 +31,20 @@ def writing_disk(path: Path, size: int, burst: int = 8) -> Path:
     with path.open("ab") as file:
         file.truncate(size)
     return path
+
+
+def expected(size: int, writes: int, burst: int = 8) -> bytes:
+    """The disk after so many writes of the guest: the same sequence as in writer.S, by other means."""
+    disk = bytearray(boot_sector(size, burst)) + bytes(size - 512)
+    seed, pages = 1, size // PAGE_BYTES - 2
+    for count in range(1, writes + 1):
+        seed = (seed * 1664525 + 1013904223) & 0xFFFF_FFFF
+        at = PAGE_BYTES * (1 + (seed >> 8) % pages)
+        disk[at : at + PAGE_BYTES] = struct.pack("<I", count) * (PAGE_BYTES // 4)
+    return bytes(disk)
+
+
+def writes_of(disk: bytes) -> int:
+    """How many writes a disk shows: each one's number stands in its page."""
+    numbers = struct.iter_unpack("<I", disk[PAGE_BYTES:])
+    return max(number for (number,) in numbers)
