@@ -30,7 +30,7 @@ from rha.switch import returned
 from rha.switch.progress import SERVING, Image, trigger
 from rha.switch.return_run import go_on, look, run_switchback, take_back_by_hand
 from rha.switch.returning import FOLDER, Back
-from rha.switch.switchback import BackStep, is_past_return, plan, why_not_fitting
+from rha.switch.switchback import BackStep, is_past_return, plan
 from rha.vm.base import DomainState, VmHost
 from rha.wire.messages import PROTOCOL, Offer, Taken
 
@@ -139,9 +139,6 @@ class Returner:
         if past is None or past.state != SERVING:
             cause = past.sentence() if past else "it has not failed over"
             return StateError(f"no substitute of {name} serves", cause=cause, hint="rha status on the appliance"), False
-        sizes = {disk.name: disk.bytes for disk in offer.disks}
-        if error := why_not_fitting(self._sizes(), sizes):
-            return error, True
         busy, other = self._back, self.receiver()
         if busy and other and busy.copy.receiver_id == other.id != offer.receiver:
             return StateError(f"another receiver of {name} is at work", cause=other.peer, hint="end it first"), False

@@ -23,6 +23,7 @@ import rha
 from rha.engine.target import BUFFER_BYTES, Target
 from rha.errors import NetworkError, RhaError
 from rha.sync.blocks import UNITS, digests
+from rha.sync.fitting import why_not_fitting
 from rha.wire import frames, tls
 from rha.wire.codec import Decompressor
 from rha.wire.frames import HEADER_BYTES, BadFrame, FrameType, Header
@@ -87,9 +88,11 @@ class Session:
             raise BadFrame("the appliance answers out of turn", cause=f"{header.type.name} instead of TAKEN")
         taken = frames.decode_control(header, payload, Taken)
         known = {target.name: target for target in self._targets}
-        if len(taken.disks) != len(taken.bytes) or set(taken.disks) != set(known):
-            raise BadFrame("the appliance contradicts itself", cause=f"it takes the disks {', '.join(taken.disks)}")
-        self._targets = [known[name] for name in taken.disks]
+        wanted = dict(zip(taken.disks, taken.bytes, strict=False))
+        if error := why_not_fitting(wanted, {name: target.bytes for name, target in known.items()}):
+            self._sock.sendall(frames.control(FrameType.REFUSE, _refusal(error)))
+            raise error
+        self._targets = [known[name] for name in wanted]
         return taken
 
     def stop(self) -> None:

@@ -20,7 +20,7 @@ from rha.errors import NetworkError, StateError, VmError
 from rha.image.client import ImageReader
 from rha.image.statuses import Range
 from rha.switch.passes import Pass, next_act
-from rha.switch.switchback import why_not_fitting
+from rha.sync.fitting import why_not_fitting
 from rha.units import show_bytes, show_seconds
 from rha.vm.base import DomainState, VmHost
 from rha.vm.live_disks import LiveDisks

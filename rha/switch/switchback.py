@@ -14,7 +14,8 @@ from enum import StrEnum
 from rha.errors import RhaError, StateError
 from rha.scenario import Scenario
 from rha.switch.plan import Step
-from rha.units import show_bytes, show_seconds
+from rha.sync.fitting import why_not_fitting
+from rha.units import show_seconds
 from rha.vm.base import DomainState, domain_name
 
 
@@ -93,24 +94,6 @@ def why_not(world: World) -> RhaError | None:
             hint=f"on the repaired master: rha receive --scenario /etc/rha/{name}.toml",
         )
     return why_not_fitting(world.sizes, world.offered)
-
-
-def why_not_fitting(sizes: Mapping[str, int], offered: Mapping[str, int]) -> RhaError | None:
-    """The reason why these disks cannot take what the substitute has. Larger ones can: the rest stays as it is."""
-    if missing := [name for name in sizes if name not in offered]:
-        return StateError(
-            f"disk {missing[0]} is not offered",
-            cause=f"offered: {', '.join(offered) or 'none'}; the substitute has: {', '.join(sizes)}",
-            hint="the scenario's file of the receiver is another one",
-        )
-    for name, size in sizes.items():
-        if offered[name] < size:
-            return StateError(
-                f"disk {name} is too small",
-                cause=f"{offered[name]} bytes ({show_bytes(offered[name])}) against {size} ({show_bytes(size)})",
-                hint=f"rha receive … --disk {name}=DEVICE with a device of at least that size",
-            )
-    return None
 
 
 def copy_steps(world: World) -> list[Step]:

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from demo.product import Daemon, reports, rha
+from proof.proxy import Proxy
 from rha.appliance.config import Config
 from rha.appliance.replica import Replica
 from rha.control import local
@@ -54,7 +55,7 @@ class Site:
         *,
         disk_bytes: int = 64 * MIB,
         burst: int = 8,
-        more: str = "",
+        read_limit: str = "unlimited",
     ) -> None:
         self.store, self.libvirt, self.stack, self.burst = store, libvirt, stack, burst
         self.name = f"back-{os.getpid()}"
@@ -63,7 +64,8 @@ class Site:
         self.port = free_port()
         store.chmod(0o711)  # QEMU's user passes through
         self._certify()
-        self.scenario_file = self._write_scenario()
+        self.proxy = stack.enter_context(Proxy(self.port))
+        self.scenario_file = self._write_scenario(read_limit)
         self._config_file = self._write_config()
         self._fill(burst)
         stack.callback(self._end)
@@ -80,12 +82,13 @@ class Site:
         pki = self.store / "pki"
         return f'ca = "{pki}/ca.pem"\ncertificate = "{pki}/{who}.pem"\nkey = "{pki}/{who}.key"\n'
 
-    def _write_scenario(self) -> Path:
+    def _write_scenario(self, read_limit: str) -> Path:
         disks = "".join(f'[[disk]]\nname = "{name}"\ndevice = "/dev/none-{name}"\n' for name in self.sizes)
-        link = f'[appliance]\naddress = "127.0.0.1:{self.port}"\n' + self._files(f"master-{self.name}")
+        link = f'[appliance]\naddress = "127.0.0.1:{self.proxy.port}"\n' + self._files(f"master-{self.name}")
         vm = '[vm]\nmemory = "64MiB"\naccelerator = "tcg"\n[switch]\nlimit = "60s"\n'
+        sync = f'[sync]\nread_limit = "{read_limit}"\n'
         path = self.store / "scenario.toml"
-        path.write_text(f'name = "{self.name}"\nmode = "dr"\n{disks}{link}{vm}')
+        path.write_text(f'name = "{self.name}"\nmode = "dr"\n{disks}{link}{sync}{vm}')
         return path
 
     def _write_config(self) -> Path:
@@ -143,6 +146,10 @@ class Site:
         wait_for(lambda: BEGUN in self.libvirt.console(self.domain), "the guest")
 
     # The master -----------------------------------------------------------------------------------------------
+
+    def cut_line(self) -> None:
+        """Resets the connection between receiver and appliance."""
+        self.proxy.cut(reset=True)
 
     def loop(self, size: int) -> str:
         """A block device full of random bytes."""

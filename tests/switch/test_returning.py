@@ -1,13 +1,15 @@
 """A whole switchback: an appliance process, a libvirt guest that writes all the time, and `rha receive` on loop
-devices. What is equal in the end is judged by qemu-img and sha256sum."""
+devices. What is equal in the end is judged by qemu-img, sha256sum and the guest's own rule."""
 
 from __future__ import annotations
 
+import threading
 from contextlib import ExitStack
 
 import pytest
 
 from rha.errors import StateError
+from rha.switch import returned, switches
 from rha.vm.base import DomainState
 from tests.switch.returning_site import Site, wait_for
 
@@ -15,11 +17,22 @@ pytestmark = pytest.mark.root
 
 
 @pytest.fixture
-def site(store, libvirt_host):
+def site(store, libvirt_host, request):
     with ExitStack() as stack:
-        made = Site(store, libvirt_host, stack)
+        made = Site(store, libvirt_host, stack, **getattr(request, "param", {}))
         yield made
         print(made.logs())  # pytest shows it when a test has failed
+
+
+def is_home(site: Site) -> None:
+    """The end of a switchback that went well."""
+    assert site.libvirt.state(site.domain) == DomainState.ABSENT
+    wait_for(lambda: site.report().state == "consistent", "the replica")
+    assert not (site.folder / returned.FILE).exists()
+    assert not (site.folder / "back").exists()
+    site.appliance.stop()
+    assert site.target_digests() == site.image_digests()
+    assert site.lost_writes() == ""
 
 
 def test_there_and_home_again(site):
@@ -28,11 +41,83 @@ def test_there_and_home_again(site):
         site.rha("switchback", site.name, "--yes")  # nobody receives
     receiver = site.receive()
     assert "compare the master's disks" in site.rha("switchback", site.name, "--dry-run")
-    said = site.rha("switchback", site.name, "--yes", "--reason", "new disks")
-    assert "done: compared" in said
+    said = site.rha("switchback", site.name, "--yes", "--reason", "new disks", "--verify", "all")
+    assert "everything is equal on the master's disks" in said
     assert receiver.wait(60) == 0
-    assert site.libvirt.state(site.domain) == DomainState.ABSENT
-    wait_for(lambda: site.report().state == "consistent", "the replica")
-    site.appliance.stop()
-    assert site.target_digests() == site.image_digests()
-    assert site.lost_writes() == ""
+    assert "may boot" in site.logs()
+    is_home(site)
+    last = switches.read(site.folder)[-1]
+    assert (last.kind, last.outcome, last.reason) == ("switchback", "done", "new disks")
+
+
+class Away(threading.Thread):
+    """`rha switchback` beside the test. `failure`: what it ended with."""
+
+    def __init__(self, site: Site) -> None:
+        super().__init__(daemon=True)
+        self.site, self.failure, self.said = site, "", ""
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.said = self.site.rha("switchback", self.site.name, "--yes")
+        except StateError as error:
+            self.failure = f"{error.what}\n{error.cause}"
+
+    def comes_to(self, step: str) -> None:
+        """Raises AssertionError when it never does."""
+        wait_for(lambda: self.failure or self._step() == step, step)
+        assert not self.failure
+
+    def _step(self) -> str:
+        progress = returned.load(self.site.folder)
+        return progress.steps[-1].name if progress and progress.steps else ""
+
+    def end(self) -> None:
+        self.join(120)
+        assert not self.is_alive(), "rha switchback does not end"
+
+
+def serves_as_before(site: Site) -> None:
+    wait_for(lambda: not (site.folder / returned.FILE).exists(), "the way back")
+    assert site.libvirt.state(site.domain) == DomainState.RUNNING
+    assert site.report().state == "serving"
+    bitmaps = [
+        bitmap
+        for block in site.libvirt.monitor(site.domain, "query-block")
+        for bitmap in block.get("inserted", {}).get("dirty-bitmaps", [])
+    ]
+    assert bitmaps == []
+
+
+@pytest.mark.parametrize("site", [{"read_limit": "12MiB/s"}], indirect=True)
+def test_each_side_killed_while_it_copies(site):
+    """And a line that breaks: then the copy goes on."""
+    site.fail_over()
+    receiver = site.receive()
+
+    act = Away(site)
+    act.comes_to("copy")
+    site.kill_appliance()
+    act.end()
+    assert act.failure
+    serves_as_before(site)
+
+    wait_for(lambda: site.report().back, "the receiver's return")
+    act = Away(site)
+    act.comes_to("copy")
+    receiver.kill()
+    receiver.stop()
+    receiver = site.receive()
+    act.end()
+    assert "started anew" in act.failure
+    serves_as_before(site)
+
+    act = Away(site)
+    act.comes_to("copy")
+    site.cut_line()
+    act.end()
+    assert act.failure == ""
+    assert receiver.wait(60) == 0
+    assert "the copy goes on" in site.logs()
+    is_home(site)
