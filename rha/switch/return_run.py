@@ -13,7 +13,7 @@ from rha.redirect.base import replica_place
 from rha.switch import progress as ledger
 from rha.switch import returned, switches
 from rha.switch.plan import Step
-from rha.switch.progress import RUNNING, SERVING, Progress, Trigger
+from rha.switch.progress import ROLLING_BACK, RUNNING, SERVING, Progress, Trigger
 from rha.switch.returned import DONE, Returned
 from rha.switch.returning import Back, ReturnHost
 from rha.switch.runner import Run, Say, alone, log
@@ -132,8 +132,15 @@ def go_on(host: ReturnHost, vm: VmHost, say: Say = log.info) -> bool:
         if is_past_return(progress.begun):
             _do_all(run, plan(look(host, vm)), back, again=True)
         else:
-            _take_back(run, "the appliance was stopped in the middle", time.time())
+            _take_back(run, _why_back(progress), time.time())
     return True
+
+
+def _why_back(progress: Returned) -> str:
+    """The first reason; what an undo that failed has added to it is left out."""
+    if progress.state == ROLLING_BACK:
+        return progress.why.split("; to ")[0]
+    return "the appliance was stopped in the middle"
 
 
 def take_back_by_hand(host: ReturnHost, vm: VmHost, person: str, say: Say = log.info) -> Returned:
