@@ -122,8 +122,11 @@ class Replica:
         self._images.retire()
 
     def apply_spool(self, timeout: float) -> bool:
-        """Applies everything durable, whether images are open or not yet. False when the time (seconds) is over.
+        """Applies everything received, whether images are open or not yet. False when the time (seconds) is over.
         Raises StorageError."""
+        # What a broken connection left taken and not synced: applied later, it would come below what a substitute has
+        # written meanwhile.
+        self.commit()
         return self._images.apply_all(timeout)
 
     def give_up_images(self, at: Place | None = None) -> list[ImageSpec]:
@@ -152,9 +155,11 @@ class Replica:
         return self._intake.begin_return()
 
     def end_return(self, moment: float, by: str) -> None:
-        """As Intake.end_return; then the images are that. Raises StorageError."""
+        """As Intake.end_return; then the images are that, and no older point guards them any more: the master's next
+        sync must guard this one. Raises StorageError."""
         self._intake.end_return(moment, by)
         self.wait_applied()
+        self._images.merge_now(self._intake.state, self._intake.sync_ended)
 
     def restore_images(self) -> None:
         """The substitute is gone: receives again. Raises StorageError."""
