@@ -72,6 +72,7 @@ class Receiver:
         self._stopped = threading.Event()
         self._session: Session | None = None
         self._said = ""
+        self._finished = False
 
     def stop(self) -> None:
         """Ends `run` soon; may be called from any thread."""
@@ -91,6 +92,8 @@ class Receiver:
                 if self._serve_once():
                     return True
             except Refused as error:
+                if self._finished:  # the answer has come through after all: nothing more is wanted of us
+                    return True
                 if error.final:
                     raise
                 self._tell(error)
@@ -118,6 +121,7 @@ class Receiver:
             try:
                 return session.run()
             finally:
+                self._finished = self._finished or session.is_finished
                 watch.stop()
 
     def _tell_connected(self, host: str) -> None:

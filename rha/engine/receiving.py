@@ -75,6 +75,7 @@ class Session:
         self.done = Done()
         self._seq = 0
         self._stopped = False
+        self.is_finished = False  # everything is here, and the appliance was told so
 
     def greet(self) -> Taken:
         """OFFER and its answer. Raises Refused, NetworkError, BadFrame, DeviceError."""
@@ -100,7 +101,8 @@ class Session:
         self._stopped = True
 
     def run(self) -> bool:
-        """Serves until the appliance says that everything is here (True), or `stop` is called (False).
+        """Serves until the appliance says that everything is here, and hangs up on the answer (True); or until `stop`
+        (False).
 
         Raises NetworkError when the link fails, Refused, BadFrame, and DeviceError; the appliance was told, then.
         """
@@ -124,7 +126,13 @@ class Session:
         next_beat = 0.0
         while not self._stopped:
             is_full = worker.held > HOLD_BYTES
-            for header, payload in link.step(BEAT_SECONDS / 2, read=not is_full):
+            try:
+                found = link.step(BEAT_SECONDS / 2, read=not is_full)
+            except NetworkError:
+                if self.is_finished:  # the appliance hangs up once it has the answer
+                    return True
+                raise
+            for header, payload in found:
                 if header.type is FrameType.REFUSE:
                     raise _refused(header, payload)
                 if header.type is not FrameType.HEARTBEAT:
@@ -133,10 +141,8 @@ class Session:
             is_finished = worker.is_finished  # looked at first: its answer is due by then
             for parts in worker.due():
                 link.post(*parts)
+            self.is_finished = is_finished and not link.out_bytes
             worker.may_go_on(link.out_bytes < OUT_BYTES)
-            if is_finished:
-                link.flush(_FAREWELL_SECONDS)
-                return True
             now = time.monotonic()
             if now >= next_beat:
                 next_beat = now + BEAT_SECONDS

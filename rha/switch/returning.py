@@ -208,6 +208,7 @@ class Back:
         receiver = self.host.receiver()
         if receiver is not None:
             receiver.ask("finish", limit)
+            receiver.stop()
         elif not self.host.has_greeted():
             raise NetworkError(
                 f"whether the master of {self.host.scenario.name} knows that it may boot is not known",

@@ -126,6 +126,7 @@ def test_digests_content_and_an_end(site):
     site.want([(4096, 4096)], unit=frames.FLAG_PAGES)
     assert site.heard(FrameType.HASHES)[1] == digests(memoryview(b"x" * 4096), 4096)
     assert site.order("finish").what is None
+    site.far.close()
     assert site.end() is True
     wanted = bytearray(before)
     wanted[4096 : 4096 + 8192] = b"x" * 8192
@@ -198,6 +199,7 @@ def test_an_order_that_it_does_not_know(site):
     site.greet()
     assert "does not know the order" in site.order("format").what
     assert site.order("finish").what is None
+    site.far.close()
     assert site.end() is True
 
 
