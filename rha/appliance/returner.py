@@ -36,6 +36,7 @@ from rha.wire.messages import PROTOCOL, Offer, Taken
 
 RETRY_SECONDS = 5.0
 LATE_SECONDS = 600.0
+MEASURED = (BackStep.COPY, BackStep.CATCH_UP, BackStep.LAST_PASS, BackStep.VERIFY)
 
 
 class Returner:
@@ -166,7 +167,7 @@ class Returner:
             progress = run_switchback(
                 self,
                 self._vm,
-                trigger(person, reason),
+                trigger(person, reason or "asked for by a person"),
                 force=force,
                 verify_all=verify_all,
                 say=self._say,
@@ -284,7 +285,7 @@ class Returner:
             return report
         found = returned.report_of(own)
         found.receiver = receiver.peer if receiver else ""
-        if back:
+        if back and found.step in MEASURED:
             done, total, rate = back.copy.figures()
             found.done_bytes, found.total_bytes, found.rate_bytes = done, total, rate
             found.remaining_seconds = (total - done) / rate if rate else None

@@ -65,15 +65,36 @@ class _Asked(NamedTuple):
     unit: int  # flag
 
 
-class Touched:
-    """The blocks of each disk that were sent or dirtied: what has to be verified."""
+class Unverified:
+    """The blocks of each disk that were sent and not yet read back: a later comparison that finds a block equal, by the
+    receiver's reading it from its device, takes it out."""
 
     def __init__(self, sizes: Sequence[int]) -> None:
         self._sizes = list(sizes)
         self._marks: list[npt.NDArray[np.bool_]] = [np.zeros(-(-size // BLOCK_BYTES), np.bool_) for size in sizes]
 
     def add(self, disk: int, offset: int, length: int) -> None:
+        """The blocks that a range touches."""
         self._marks[disk][offset // BLOCK_BYTES : -(-(offset + length) // BLOCK_BYTES)] = True
+
+    def remove(self, disk: int, offset: int, length: int) -> None:
+        """Whole blocks."""
+        self._marks[disk][offset // BLOCK_BYTES : -(-(offset + length) // BLOCK_BYTES)] = False
+
+    @property
+    def bytes(self) -> int:
+        """At most so many."""
+        return sum(int(np.count_nonzero(marks)) for marks in self._marks) * BLOCK_BYTES
+
+    def together(self, more: Sequence[Sequence[Range]]) -> list[list[Range]]:
+        """These ranges and what is unverified, by disk, ascending, whole blocks."""
+        found = []
+        for marks, size, own in zip(self._marks, self._sizes, more, strict=True):
+            both = marks.copy()
+            for offset, length in own:
+                both[offset // BLOCK_BYTES : -(-(offset + length) // BLOCK_BYTES)] = True
+            found.append(list(_marked(both, size)))
+        return found
 
     def ranges(self) -> list[list[Range]]:
         """By disk, ascending, whole blocks."""
@@ -95,12 +116,12 @@ class Sending:
         self,
         line: Line,
         sources: Sequence[ImageReader],
-        touched: Touched,
+        unverified: Unverified,
         *,
         rates: Callable[[], tuple[int, int]],
         check: Callable[[], None],
     ) -> None:
-        self._line, self._sources, self.touched = line, list(sources), touched
+        self._line, self._sources, self.unverified = line, list(sources), unverified
         self._rates, self._check = rates, check
         self._asked: deque[_Asked] = deque()
         self._under_way = 0
@@ -176,6 +197,8 @@ class Sending:
                 self._found.append((asked.disk, asked.offset + at, length))
             elif differs and unit == BLOCK_BYTES and self._refinement.is_worth():
                 self._later(asked.disk, asked.offset + at, length)
+            elif not differs and unit == BLOCK_BYTES:
+                self.unverified.remove(asked.disk, asked.offset + at, length)
             elif differs:
                 self._send(asked.disk, asked.offset + at, view[at : at + length])
         if unit == PAGE_BYTES:
@@ -189,7 +212,7 @@ class Sending:
             self._ask_pages()
 
     def _send(self, disk: int, offset: int, data: memoryview) -> None:
-        self.touched.add(disk, offset, len(data))
+        self.unverified.add(disk, offset, len(data))
         self.tally.differing += len(data)
         if hashing.is_zero(data):
             self._line.send_zeros(disk, offset, len(data))

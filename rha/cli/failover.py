@@ -17,6 +17,7 @@ from rha.errors import RhaError, StateError
 from rha.report import Report
 
 POLL_SECONDS = 0.5
+REPEAT_SECONDS = 5.0  # figures alone are shown that often
 
 
 @click.command()
@@ -94,31 +95,31 @@ def accompanied(socket: Path, verb: str, words: dict[str, Any]) -> Any:
 
     worker = threading.Thread(target=ask, name=verb, daemon=True)
     worker.start()
-    shown = ""
+    shown, at = ("", ""), 0.0
     while worker.is_alive():
         worker.join(POLL_SECONDS)
-        shown = _progress(socket, words["scenario"], shown)
+        said = _progress(socket, words["scenario"])
+        if said[0] != shown[0] or (said != shown and time.monotonic() - at > REPEAT_SECONDS):
+            shown, at = said, time.monotonic()
+            click.echo(f"{time.strftime('%H:%M:%S')}  {'; '.join(filter(None, said))}")
     if failure:
         raise failure[0]
     return result[0]
 
 
-def _progress(socket: Path, scenario: str, shown: str) -> str:
-    """Prints the scenario's state when it is another than `shown`; returns the one that stands there now."""
+def _progress(socket: Path, scenario: str) -> tuple[str, str]:
+    """Where it stands, and figures that change all the time."""
     try:
-        line = progress_line(report_of(socket, scenario))
-    except RhaError as error:  # the failover's own answer decides; a missed look is only said
-        line = f"no progress known: {error.what}"
-    if line != shown:
-        click.echo(f"{time.strftime('%H:%M:%S')}  {line}")
-    return line
+        report = report_of(socket, scenario)
+    except RhaError as error:  # the act's own answer decides; a missed look is only said
+        return f"no progress known: {error.what}", ""
+    return progress_line(report), statusview.show_return(report.back) if report.back else ""
 
 
 def progress_line(report: Report) -> str:
     """Where a failover stands."""
     vm = f"; VM {report.vm.domain} {report.vm.state}" if report.vm else ""
-    back = f"; {statusview.show_return(report.back)}" if report.back else ""
-    return f"{report.state}: {report.why}{vm}{back}"
+    return f"{report.state}: {report.why}{vm}"
 
 
 def outcome(answer: object) -> list[str]:

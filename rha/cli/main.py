@@ -36,7 +36,7 @@ VERBS = {
     "export": "Write a disk of a point as an image file.",
     "failover": "The master is dead: start its substitute VM now.",
     "switchback": "Bring the substitute's disks home to the repaired master.",
-    "receive": "On the repaired master: take back what the substitute has.",
+    "receive": "Offer a repaired master's disks to the appliance: they become what the substitute has.",
     "discard": "End a failover: remove the substitute VM, receive again.",
     "redirect": "Lead clients to the substitute, or back.",
     "scenario": "Show a sample scenario, or check a file.",

@@ -21,14 +21,14 @@ from rha.report import Report
 @click.option("--dry-run", is_flag=True, help="Say what would be done; do nothing.")
 @click.option("--reason", default="", help="For the history.")
 @click.option("--force", is_flag=True, help="Cut the guest's power if it does not shut down; accept a long pause.")
-@click.option("--verify", type=click.Choice(["touched", "all"]), default="touched", show_default=True)
+@click.option("--verify", type=click.Choice(["last", "all"]), default="last", show_default=True)
 @click.option("--abort", is_flag=True, help="Break off the one that is at work; the substitute serves on.")
 def command(scenario: str, yes: bool, dry_run: bool, reason: str, force: bool, verify: str, abort: bool) -> None:
-    """Bring the substitute's disks home to the repaired master, and give the service back to it.
+    """Bring the substitute's disks home to the repaired master.
 
     Run it on the appliance, while `rha receive` runs on the master. The substitute serves on while its disks are
-    copied; then comes a short pause. What fails before the master is told that it may boot is taken back: the
-    substitute serves on. --verify all compares every block in the pause, which takes as long as reading the disks.
+    copied; then comes a short pause, and the master may boot. What fails before that is taken back: the substitute
+    serves on. --verify all compares every block in the pause, which takes as long as reading the disks.
     """
     if abort:
         for line in outcome(ask.appliance("abort_switchback", scenario=scenario, person=ask.person(), force=force)):

@@ -1,5 +1,9 @@
 """The copy beside the running substitute: everything once, then what it wrote meanwhile, pass by pass.
 
+Each pass also reads back what the one before has sent, so that in the pause only the last of it is left to be verified:
+a block that was found equal on the master's device and not written by the guest since is equal in the end, by the rule
+of rha/vm/live_disks.py.
+
 A pass goes in portions; the receiver confirms each as being on stable storage. When its connection breaks and the same
 run of the receiver comes back, the portion at hand is compared again and the copy goes on. Another run of it may stand
 for other disks: then all is taken back.
@@ -15,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from rha.appliance.sending import Sending, Touched
+from rha.appliance.sending import Sending, Unverified
 from rha.errors import NetworkError, StateError, VmError
 from rha.image.client import ImageReader
 from rha.image.statuses import Range
@@ -115,7 +119,7 @@ class Copy:
         self._read_from(self._live.socket)
         if error := why_not_fitting(dict(zip(self._names, self.sizes, strict=True)), receiver.sizes):
             raise error
-        self.touched = Touched(self.sizes)
+        self.unverified = Unverified(self.sizes)
         self._use(receiver)
 
     def _read_from(self, socket: Path) -> None:
@@ -124,7 +128,7 @@ class Copy:
 
     def _use(self, receiver: Receiver) -> None:
         self._receiver, self.receiver_id = receiver, receiver.id
-        self.sending = Sending(receiver, self._sources, self.touched, rates=self._host.rates, check=self._check)
+        self.sending = Sending(receiver, self._sources, self.unverified, rates=self._host.rates, check=self._check)
 
     def let_go(self) -> None:
         """Reads no more: a reader that is connected would keep the domain from ending."""
@@ -161,7 +165,8 @@ class Copy:
         while True:
             self._check()
             self._must_run()
-            found = next_act(self.passes, self._live.dirty_bytes(), MOST_PAUSE_SECONDS)
+            left = self._live.dirty_bytes() + self.unverified.bytes
+            found = next_act(self.passes, left, MOST_PAUSE_SECONDS)
             self._say(found.why)
             if found.act == "refuse" and not force:
                 raise StateError(
@@ -171,7 +176,7 @@ class Copy:
                 )
             if found.act != "pass":
                 return
-            self._pass(self._touch(self._live.swap()))
+            self._pass(self.unverified.together(self._live.swap()))
 
     @property
     def last_bitmap(self) -> str:
@@ -183,13 +188,17 @@ class Copy:
         self._may_wait = False
         self._read_from(socket)
         self._use(self._receiver)
-        self._pass(self._touch(ranges))
+        self._pass(ranges)
 
-    def _touch(self, ranges: Ranges) -> Ranges:
-        for disk, own in enumerate(ranges):
-            for offset, length in own:
-                self.touched.add(disk, offset, length)
-        return ranges
+    def verify(self, *, everything: bool) -> list[tuple[int, int, int]]:
+        """Compares what was not read back yet, or everything: disk, offset and length of what differs."""
+        ranges: Ranges = [[(0, size)] for size in self.sizes] if everything else self.unverified.together(self._nothing)
+        self.meter = Meter(total=sum(length for own in ranges for _, length in own))
+        return self.sending.differences(ranges)
+
+    @property
+    def _nothing(self) -> Ranges:
+        return [[] for _ in self.sizes]
 
     def _pass(self, ranges: Ranges) -> None:
         self.meter = meter = Meter(total=sum(length for own in ranges for _, length in own))

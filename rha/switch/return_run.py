@@ -164,8 +164,10 @@ def take_back_by_hand(host: ReturnHost, vm: VmHost, person: str, say: Say = log.
 def outcome(progress: Returned) -> str:
     """The last sentence."""
     pause = "" if progress.pause_seconds is None else f"; nobody served for {show_seconds(progress.pause_seconds)}"
+    what = "everything" if progress.verify_all else "what was sent last"
     return (
         f"compared {show_bytes(progress.compared_bytes)}, sent {show_bytes(progress.sent_bytes)} in "
-        f"{len(progress.passes)} passes; {progress.verified} is equal on the master's disks by hash "
-        f"({show_bytes(progress.verified_bytes)}){pause}; the replica has taken in {show_bytes(progress.kept_bytes)}"
+        f"{len(progress.passes)} passes, each reading back what was sent before it; in the pause {what} "
+        f"({show_bytes(progress.verified_bytes)}) was read back from the master's disks and is equal{pause}; "
+        f"the replica has taken in {show_bytes(progress.kept_bytes)}"
     )

@@ -21,7 +21,7 @@ DONE = "done"
 
 class Returned(Progress, kw_only=True):
     """The file. `passes`: those that have ended. `stopped`: when the substitute's guest was off (appliance's clock);
-    `verified_bytes`, `verified`: what was compared in the pause, in words; `pause_seconds`: from the step that leads
+    `verified_bytes`: compared in the pause; `pause_seconds`: from the step that leads
     clients away to the master's acknowledgement. `kept_bytes`: of overlays that the replica has taken in."""
 
     kind: str = SWITCHBACK
@@ -31,7 +31,6 @@ class Returned(Progress, kw_only=True):
     pause_seconds: float | None = None
     verify_all: bool = False
     verified_bytes: int = 0
-    verified: str = ""
     kept_bytes: int = 0
 
     @property

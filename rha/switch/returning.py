@@ -187,10 +187,9 @@ class Back:
         self.copy.last_pass(daemon.socket, ranges)
 
     def _verify(self) -> None:
-        """The master reads back from its disks: what it answers was on stable storage."""
-        everything = [[(0, size)] for size in self.copy.sizes]
-        sending, progress = self.copy.sending, self.progress
-        found = sending.differences(everything if progress.verify_all else self.copy.touched.ranges())
+        """The master reads back from its disks what was sent last; what was sent before, a pass has read back."""
+        progress = self.progress
+        found = self.copy.verify(everything=progress.verify_all)
         self.close()
         if found:
             disk, offset, length = found[0]
@@ -199,8 +198,7 @@ class Back:
                 cause=f"{len(found)} ranges; the first: {length} bytes at {offset} of {self.past.images[disk].name}",
                 hint="its device does not return what was written to it: dmesg on the master; another disk",
             )
-        progress.verified_bytes = sending.tally.compared
-        progress.verified = "everything" if progress.verify_all else "what was sent or written"
+        progress.verified_bytes = self.copy.sending.tally.compared
 
     # Past return ----------------------------------------------------------------------------------------------
 

@@ -42,7 +42,7 @@ class World:
     """The snapshot. `serving`: a substitute was made, and serves. `domain`: its state now. `sizes`: of its disks, bytes
     by name. `offered`: the same of the receiver's; None: none is connected. `redirected`: clients are led to the
     substitute. `begun`, `ended`: steps of a switchback that was cut off. `verify_all`: in the pause everything is
-    compared, not only what was touched."""
+    compared, not only what was sent last."""
 
     scenario: Scenario
     serving: bool
@@ -111,7 +111,7 @@ def pause_steps(world: World) -> list[Step]:
     disk that travels still."""
     limit = float(world.scenario.switch.limit)
     forced = ", then its power is cut (forced)" if world.force else ", else all is taken back"
-    what = "everything" if world.verify_all else "everything that was sent or written"
+    what = "everything" if world.verify_all else "what was sent last"
     redirect = Step(BackStep.REVERT_REDIRECT, "lead clients away from the substitute", 300, "redirect clients again")
     return [
         *([redirect] if world.redirected else []),

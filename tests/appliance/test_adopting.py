@@ -18,6 +18,8 @@ from rha.appliance.replica import Replica
 from rha.errors import StorageError
 from rha.image import formats
 from rha.image.storage_daemon import ImageSpec
+from rha.wire.frames import BadFrame, FrameType
+from rha.wire.messages import Return
 
 __all__ = ["quick", "replica"]
 
@@ -164,6 +166,12 @@ def test_adopted_twice_it_is_the_same(replica, draw, tmp_path) -> None:
         adopt(replica, [[substitute.spec]], tmp_path / "run", moment, "somebody")
         assert replica.read_image(0, 0, DISK_BYTES) == substitute.content
     assert replica.point().time == 2.0
+
+
+def test_the_master_cannot_say_so(replica, draw) -> None:
+    master = synced(replica, draw)
+    with pytest.raises(BadFrame, match="out of turn"):
+        master.control(FrameType.RETURN, Return(time=1.0))
 
 
 def test_a_new_replica_of_the_same_folder_knows_it(tmp_path, replica, draw) -> None:
