@@ -17,6 +17,7 @@ from rha.errors import NetworkError, RhaError
 from rha.hashing import Buffer
 from rha.sync.blocks import DIGEST_BYTES
 from rha.wire import frames, tls
+from rha.wire.codec import Packed
 from rha.wire.frames import BadFrame, FrameType
 from rha.wire.link import Frame, Link
 from rha.wire.messages import Answer, Heartbeat, Offer, Refuse, Taken, Want
@@ -27,6 +28,7 @@ OUT_BYTES = 16 << 20  # given and not yet taken by the line
 BEAT_SECONDS, SILENCE_SECONDS = 1.0, 30.0
 ANSWER_SECONDS = 120.0  # for the digests of a piece: what stands before it has to be written first
 _FAREWELL_SECONDS = 2.0
+DIGESTS_BYTES, DIGESTS_WAITING = 64 << 10, 8192  # of one answer, and answers: far more than is ever asked for at once
 _VERBS = ("sync", "finish")
 
 
@@ -109,6 +111,8 @@ class Offered:
 
     def _hear(self, header: frames.Header, payload: memoryview) -> None:
         if header.type is FrameType.HASHES:
+            if header.length > DIGESTS_BYTES or self._hashes.qsize() > DIGESTS_WAITING:
+                raise BadFrame("more digests than were asked for", cause=f"{header.length} bytes at {header.offset}")
             self._hashes.put((header, payload))
             with self._changed:
                 self._changed.notify_all()
@@ -150,9 +154,19 @@ class Offered:
         """Asks for digests; `hashes` has them, in that order. Raises NetworkError when the connection has ended."""
         self._give(frames.control(FrameType.WANT, Want(disk=disk, unit=unit, ranges=ranges)))
 
-    def send(self, disk: int, offset: int, data: bytes) -> None:
+    def send(self, disk: int, offset: int, packed: Packed) -> None:
         """Content of a range. Blocks while the line is behind. Raises NetworkError when the connection has ended."""
-        self._give(frames.encode(FrameType.RESYNC, data, disk=disk, offset=offset), data)
+        head = frames.encode(
+            FrameType.RESYNC,
+            packed.payload,
+            disk=disk,
+            offset=offset,
+            raw_length=packed.raw_length,
+            codec=packed.codec,
+            pad=packed.pad,
+            raw_sum=packed.raw_sum,
+        )
+        self._give(head, packed.payload)
 
     def send_zeros(self, disk: int, offset: int, length: int) -> None:
         """As `send`."""

@@ -5,31 +5,23 @@ from __future__ import annotations
 
 import socket
 import ssl
-import sys
 import threading
 import time
-from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 
 import rha
-from rha.appliance.adopting import adopt
 from rha.appliance.offered import Offered
 from rha.appliance.replica import Replica
-from rha.appliance.warden import ENDED
-from rha.errors import NetworkError, RhaError, StateError
-from rha.fence import taking
+from rha.appliance.return_host import Home
+from rha.errors import NetworkError, RhaError, StateError, StorageError
 from rha.fence.taking import Means
 from rha.image import formats
-from rha.image.storage_daemon import ImageSpec
 from rha.report import Report, ReturnReport
-from rha.scenario import Scenario
-from rha.schedule import limit_at
 from rha.switch import progress as ledger
 from rha.switch import returned
-from rha.switch.progress import SERVING, Image, trigger
+from rha.switch.progress import SERVING, trigger
 from rha.switch.return_run import go_on, look, run_switchback, take_back_by_hand
-from rha.switch.returning import FOLDER, Back
+from rha.switch.returning import Back
 from rha.switch.switchback import BackStep, is_past_return, plan
 from rha.vm.base import DomainState, VmHost
 from rha.wire.messages import PROTOCOL, Offer, Taken
@@ -43,57 +35,13 @@ class Returner:
     """`means`: by which the appliance reaches the lease. Everything may be called from any thread."""
 
     def __init__(self, replica: Replica, vm: VmHost, means: Means) -> None:
-        self.replica, self.folder = replica, replica.folder
-        self._vm, self._means = vm, means
-        self._lock = threading.Lock()
-        self._receiver: Offered | None = None
+        self.replica, self.folder, self._vm = replica, replica.folder, vm
+        self._home = Home(replica, means)
+        self._say = self._home.say
         self._back: Back | None = None
         self._stopping = threading.Event()
         self._going_on: threading.Thread | None = None
         self._trouble = ""
-        self._greeted = False
-
-    # rha.switch.returning.ReturnHost ---------------------------------------------------------------------------
-
-    @property
-    def scenario(self) -> Scenario:
-        scenario = self.replica.scenario
-        if scenario is None:
-            raise StateError(f"{self.replica.name} was never connected", cause="its scenario is not known here")
-        return scenario
-
-    def receiver(self) -> Offered | None:
-        with self._lock:
-            return self._receiver if self._receiver and self._receiver.is_alive else None
-
-    def has_greeted(self) -> bool:
-        return self._greeted
-
-    def rates(self) -> tuple[int, int]:
-        scenario = self.scenario
-        return int(scenario.sync.read_limit), limit_at(scenario.link, datetime.now()).rate
-
-    def adapt_guest(self, overlays: Sequence[Path]) -> None:
-        """The guest runs as the master left it: nothing was changed inside it."""
-
-    def restore_guest(self, overlays: Sequence[Path]) -> None:
-        """The guest runs as the master left it: nothing has to be written back."""
-
-    def release(self) -> None:
-        if self.scenario.lease:
-            self._say(taking.release(self.scenario, self._means))
-
-    def keep(self, images: Sequence[Image], moment: float, by: str) -> int:
-        """A substitute at an earlier point has two overlays a disk: what differs there, and what the guest wrote."""
-        written = [ImageSpec(image.name, Path(image.overlay), "qcow2") for image in images]
-        below = [ImageSpec(image.name, Path(image.path), image.format) for image in images]
-        is_point = [spec.path for spec in below] != self.replica.image_paths()
-        layers = [below, written] if is_point else [written]
-        return adopt(self.replica, layers, self.folder / FOLDER, moment, by)
-
-    def reopen(self) -> None:
-        (self.folder / ENDED).touch()
-        self.replica.restore_images()
 
     # The receiver's connection ---------------------------------------------------------------------------------
 
@@ -103,30 +51,32 @@ class Returner:
         Raises RhaError, after the receiver was told.
         """
         offered = Offered(sock, peer, offer)
-        if refusal := self._why_not_take(offer):
-            error, final = refusal
-            offered.refuse(error, final=final)
-            raise error
-        with self._lock:
-            before, self._receiver = self._receiver, offered
-        if before:
-            before.stop()
+        taken = self._take(offered)
+        self._home.take(offered)
         try:
-            names = list(self._sizes())
-            taken = Taken(
-                protocol=PROTOCOL,
-                version=rha.__version__,
-                host=socket.gethostname(),
-                disks=names,
-                bytes=[self._sizes()[name] for name in names],
-            )
             offered.take(taken)
             self._say(f"{peer} ({offer.host}) offers its disks")
             offered.serve()
         finally:
-            with self._lock:
-                if self._receiver is offered:
-                    self._receiver = None
+            self._home.forget(offered)
+
+    def _take(self, offered: Offered) -> Taken:
+        """The answer to an offer. Raises RhaError, after the receiver was told why not."""
+        try:
+            if refusal := self._why_not_take(offered.offer):
+                offered.refuse(refusal[0], final=refusal[1])
+                raise refusal[0]
+            sizes = self._sizes()
+        except StorageError as error:  # of what lies here: it may be mended
+            offered.refuse(error, final=False)
+            raise
+        return Taken(
+            protocol=PROTOCOL,
+            version=rha.__version__,
+            host=socket.gethostname(),
+            disks=list(sizes),
+            bytes=list(sizes.values()),
+        )
 
     def _why_not_take(self, offer: Offer) -> tuple[RhaError, bool] | None:
         """The refusal, and whether trying again is of no use."""
@@ -140,7 +90,7 @@ class Returner:
         if past is None or past.state != SERVING:
             cause = past.sentence() if past else "it has not failed over"
             return StateError(f"no substitute of {name} serves", cause=cause, hint="rha status on the appliance"), False
-        busy, other = self._back, self.receiver()
+        busy, other = self._back, self._home.receiver()
         if busy and other and busy.copy.receiver_id == other.id != offer.receiver:
             return StateError(f"another receiver of {name} is at work", cause=other.peer, hint="end it first"), False
         return None
@@ -160,12 +110,12 @@ class Returner:
         Raises as `run_switchback`.
         """
         if dry_run:
-            steps = plan(look(self, self._vm, force=force, verify_all=verify_all))
+            steps = plan(look(self._home, self._vm, force=force, verify_all=verify_all))
             return {"sentence": "nothing was changed", "steps": [step.sentence for step in steps]}
-        self._greeted = False
+        self._home.greeted = False
         try:
             progress = run_switchback(
-                self,
+                self._home,
                 self._vm,
                 trigger(person, reason or "asked for by a person"),
                 force=force,
@@ -211,7 +161,7 @@ class Returner:
                     cause=own.sentence(),
                     hint="see that it is off and stays off; then --abort --force starts the substitute again",
                 )
-            return {"sentence": take_back_by_hand(self, self._vm, person, self._say).sentence()}
+            return {"sentence": take_back_by_hand(self._home, self._vm, person, self._say).sentence()}
         if back:
             back.copy.abort()
         return {"sentence": "it is being broken off; the substitute serves on"}
@@ -227,7 +177,7 @@ class Returner:
         own = returned.load(self.folder)
         if own is None or not is_past_return(own.begun):
             return None
-        self._greeted = True
+        self._home.greeted = True
         return StateError(
             f"{self.replica.name} is being handed back",
             cause=own.sentence(),
@@ -246,7 +196,7 @@ class Returner:
     def _recover(self) -> None:
         while not self._stopping.is_set():
             try:
-                if self._is_waiting() or go_on(self, self._vm, self._say):
+                if self._is_waiting() or go_on(self._home, self._vm, self._say):
                     self._trouble = ""
                 if returned.load(self.folder) is None:
                     return
@@ -259,24 +209,21 @@ class Returner:
         """Only a receiver can say whether it knows that the master may boot."""
         own = returned.load(self.folder)
         handed = own is not None and is_past_return(own.begun) and BackStep.HAND_OVER not in own.ended
-        return handed and self.receiver() is None and not self._greeted
+        return handed and self._home.receiver() is None and not self._home.greeted
 
     def stop(self) -> None:
         """Ends the receiver's connection and what goes on by itself; a switchback under way is taken up again at the
         next start."""
         self._stopping.set()
-        receiver = self.receiver()
+        receiver = self._home.receiver()
         if receiver:
             receiver.stop()
-
-    def _say(self, sentence: str) -> None:
-        print(f"rha appliance: {self.replica.name}: {sentence}", file=sys.stderr, flush=True)
 
     # Report ----------------------------------------------------------------------------------------------------
 
     def fill(self, report: Report) -> Report:
         """Adds the receiver and the switchback."""
-        own, receiver, back = returned.load(self.folder), self.receiver(), self._back
+        own, receiver, back = returned.load(self.folder), self._home.receiver(), self._back
         if own is None and receiver is None:
             return report
         if own is None:

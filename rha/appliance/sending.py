@@ -23,12 +23,14 @@ from rha.engine.pace import Bucket
 from rha.image.client import ImageReader
 from rha.sync.blocks import BLOCK_BYTES, DIGEST_BYTES, PAGE_BYTES, UNITS, differing, digests
 from rha.sync.refine import Refinement
+from rha.wire.codec import Compressor, Packed
 from rha.wire.frames import FLAG_PAGES, BadFrame
 
 PIECE_BYTES = 1 << 20  # of one answer
 WINDOW_BYTES = 16 << 20  # of one question
 UNDER_WAY_BYTES = 48 << 20  # asked and not yet answered
 WINDOW_RANGES = 512
+PAGES_BYTES = 2 << 20  # of blocks that are asked about by page together: whether that pays is soon known
 _BLOCKS = 0  # flag of HASHES for blocks of 64 KiB
 
 Range = tuple[int, int]
@@ -39,7 +41,7 @@ class Line(Protocol):
 
     def want(self, disk: int, unit: int, ranges: list[Range]) -> None: ...
     def hashes(self) -> tuple[int, int, int, bytes]: ...
-    def send(self, disk: int, offset: int, data: bytes) -> None: ...
+    def send(self, disk: int, offset: int, packed: Packed) -> None: ...
     def send_zeros(self, disk: int, offset: int, length: int) -> None: ...
 
 
@@ -109,8 +111,9 @@ def _marked(marks: npt.NDArray[np.bool_], size: int) -> Iterator[Range]:
 
 
 class Sending:
-    """One thread's own. `sources`: the substitute's disks in the receiver's order. `rate`: bytes per second that may be
-    read here, and sent, 0: no limit; asked again and again. `check` raises what should end it."""
+    """One thread's own. `sources`: the substitute's disks in the receiver's order. `rates`: bytes per second that may
+    be read here, and sent, 0: no limit; asked again and again. `check` raises what should end it. `codec`: of what is
+    sent (rha/wire/codec.py)."""
 
     def __init__(
         self,
@@ -120,9 +123,11 @@ class Sending:
         *,
         rates: Callable[[], tuple[int, int]],
         check: Callable[[], None],
+        codec: int,
     ) -> None:
         self._line, self._sources, self.unverified = line, list(sources), unverified
-        self._rates, self._check = rates, check
+        self._rates, self._check, self._codec = rates, check, codec
+        self._compressor = Compressor()
         self._asked: deque[_Asked] = deque()
         self._under_way = 0
         self._pages: dict[int, list[Range]] = {}
@@ -208,7 +213,7 @@ class Sending:
         """To be asked about by pages."""
         self._pages.setdefault(disk, []).append((offset, length))
         self._pages_bytes += length
-        if self._pages_bytes >= WINDOW_BYTES:
+        if self._pages_bytes >= PAGES_BYTES:
             self._ask_pages()
 
     def _send(self, disk: int, offset: int, data: memoryview) -> None:
@@ -217,8 +222,9 @@ class Sending:
         if hashing.is_zero(data):
             self._line.send_zeros(disk, offset, len(data))
             return
-        self._wait(self._sends, len(data), self._rates()[1])
-        self._line.send(disk, offset, bytes(data))
+        packed = self._compressor.pack(self._codec, bytes(data))
+        self._wait(self._sends, len(packed.payload), self._rates()[1])
+        self._line.send(disk, offset, packed)
 
     def _wait(self, bucket: Bucket, size: int, rate: int) -> None:
         """Waits until as much may pass."""

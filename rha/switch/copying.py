@@ -28,6 +28,7 @@ from rha.sync.fitting import why_not_fitting
 from rha.units import show_bytes, show_seconds
 from rha.vm.base import DomainState, VmHost
 from rha.vm.live_disks import LiveDisks
+from rha.wire.codec import Packed
 
 PORTION_BYTES = 1 << 30
 SYNC_SECONDS = 600.0
@@ -48,7 +49,7 @@ class Receiver(Protocol):
     def sizes(self) -> dict[str, int]: ...
     def want(self, disk: int, unit: int, ranges: list[Range]) -> None: ...
     def hashes(self) -> tuple[int, int, int, bytes]: ...
-    def send(self, disk: int, offset: int, data: bytes) -> None: ...
+    def send(self, disk: int, offset: int, packed: Packed) -> None: ...
     def send_zeros(self, disk: int, offset: int, length: int) -> None: ...
     def ask(self, verb: str, limit: float) -> Any: ...
     def stop(self) -> None: ...
@@ -62,6 +63,9 @@ class CopyHost(Protocol):
 
     def rates(self) -> tuple[int, int]:
         """Bytes per second that may be read of the substitute's disks, and sent; 0: no limit."""
+
+    def codec(self) -> int:
+        """By which content travels (rha/wire/codec.py)."""
 
 
 @dataclass
@@ -128,7 +132,10 @@ class Copy:
 
     def _use(self, receiver: Receiver) -> None:
         self._receiver, self.receiver_id = receiver, receiver.id
-        self.sending = Sending(receiver, self._sources, self.unverified, rates=self._host.rates, check=self._check)
+        host = self._host
+        self.sending = Sending(
+            receiver, self._sources, self.unverified, rates=host.rates, check=self._check, codec=host.codec()
+        )
 
     def let_go(self) -> None:
         """Reads no more: a reader that is connected would keep the domain from ending."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -13,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from rha import pki
 from rha.engine.receiving import Refused, Session, offer_of
 from rha.engine.target import Target
 from rha.errors import DeviceError, NetworkError, RhaError
 from rha.sync.blocks import digests
-from rha.wire import frames, tls
+from rha.wire import frames
 from rha.wire.frames import HEADER_BYTES, BadFrame, FrameType
 from rha.wire.messages import PROTOCOL, Answer, Offer, Order, Refuse, Taken, Want
 from rha.wire.stream import FrameReader
+from tests.wire.tls_pair import connected, issue
 
 pytestmark = pytest.mark.root
 MIB = 1 << 20
@@ -30,11 +29,7 @@ SIZE = 4 * MIB
 
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pki")
-    pki.init(folder, "Test")
-    pki.issue_appliance(folder, "a", ["127.0.0.1"])
-    pki.issue_master(folder, "web")
-    return folder
+    return issue(tmp_path_factory.mktemp("pki"), "web")
 
 
 class Site:
@@ -44,15 +39,7 @@ class Site:
         self.device = device
         self.target = Target("disk", device)
         stack.callback(self.target.close)
-        server = tls.server_context(keys / "ca.pem", keys / "appliance-a.pem", keys / "appliance-a.key")
-        client = tls.client_context(keys / "ca.pem", keys / "master-web.pem", keys / "master-web.key")
-        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        found: list[Any] = []
-        accepting = threading.Thread(target=lambda: found.append(tls.accept(listener.accept()[0], server, 30)[0]))
-        accepting.start()
-        near = stack.enter_context(tls.connect(f"127.0.0.1:{listener.getsockname()[1]}", client, 30))
-        accepting.join()
-        self.far = stack.enter_context(found[0])
+        near, self.far = stack.enter_context(connected(keys, "web"))
         self.reader = FrameReader(self.far)
         self.session = Session(near, offer_of("web", "a" * 32, [self.target]), [self.target])
         self.ended: Any = None
