@@ -203,7 +203,11 @@ class Offered:
     def ask(self, verb: str, limit: float) -> Any:
         """`sync`: everything sent is on stable storage; `finish`: the same, and the receiver ends well. As
         Asker.ask."""
-        return self._asker.ask(verb, limit)
+        try:
+            return self._asker.ask(verb, limit)
+        except NetworkError as error:
+            what = f"whether the receiver has done {verb!r} is not known"
+            raise NetworkError(what, cause=error.cause, hint=error.hint, code=error.code) from error
 
     def _refuse_if_ended(self) -> None:
         if self._ended:

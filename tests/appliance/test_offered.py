@@ -121,7 +121,7 @@ def test_whoever_waits_hears_of_the_end(site: Site) -> None:
         thread.join(60)
     assert sorted(error.what for error in failures) == [
         "the receiver is gone",
-        "whether the engine has done 'finish' is not known",
+        "whether the receiver has done 'finish' is not known",
     ]
     assert Exit.UNKNOWN in {error.code for error in failures}
 
