@@ -9,6 +9,8 @@ import threading
 import time
 from pathlib import Path
 
+import msgspec
+
 import rha
 from rha.appliance.offered import Offered
 from rha.appliance.replica import Replica
@@ -19,7 +21,7 @@ from rha.image import formats
 from rha.report import Report, ReturnReport
 from rha.switch import progress as ledger
 from rha.switch import returned
-from rha.switch.progress import SERVING, trigger
+from rha.switch.progress import ROLLING_BACK, SERVING, trigger
 from rha.switch.return_run import go_on, look, run_switchback, take_back_by_hand
 from rha.switch.returning import Back
 from rha.switch.switchback import BackStep, is_past_return, plan
@@ -144,7 +146,13 @@ class Returner:
                 return
             if self._vm.state(past.domain) == DomainState.OFF:
                 self._say(f"domain {past.domain} has shut down after all: it is started again")
-                self._vm.start(past.domain)
+                self._start_again(past.domain)
+
+    def _start_again(self, domain: str) -> None:
+        try:
+            self._vm.start(domain)
+        except RhaError as error:  # tried again in a second, and said each time
+            self._say(str(error).replace("\n", "; "))
 
     def abort(self, person: str, *, force: bool = False) -> dict[str, object]:
         """The answer to `rha switchback --abort`. `force`: the person answers for it that the master does not serve.
@@ -238,6 +246,8 @@ class Returner:
             found.remaining_seconds = (total - done) / rate if rate else None
         found.seconds = time.time() - own.trigger.decided
         report.back, report.state, report.why = found, found.state, own.why
+        if report.vm and own.stopped and found.state != ROLLING_BACK:
+            report.vm = msgspec.structs.replace(report.vm, state="off")
         report.health = "warning"
         if self._trouble:
             report.alarms, report.health = [*report.alarms, self._trouble], "alarm"

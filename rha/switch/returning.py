@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
@@ -29,6 +29,7 @@ from rha.units import show_seconds
 from rha.vm.base import DomainState, VmHost
 
 FOLDER = "back"  # sockets of a switchback, in the scenario's folder
+END_SECONDS = 600.0  # for what a process holds to be on a busy disk
 PRESS_SECONDS = 15.0  # a guest that is still booting takes no notice of the first press
 
 
@@ -141,18 +142,30 @@ class Back:
         self._begin_pause()
         self.copy.let_go()
         until = time.monotonic() + limit
-        while not self._is_off() and time.monotonic() < until:
+        while not self._has_obeyed() and time.monotonic() < until:
             self.vm.press_power(self.past.domain)
-            self._wait_off(min(until, time.monotonic() + PRESS_SECONDS))
-        if not self._is_off():
+            self._wait(self._has_obeyed, min(until, time.monotonic() + PRESS_SECONDS))
+        if not self._has_obeyed():
             self._cut_power(limit)
+        self._await_end()
         self.progress.stopped = time.time()
+
+    def _has_obeyed(self) -> bool:
+        """A press more would wait for an answer that does not come: the process only writes out what it holds."""
+        return self.vm.is_going_down(self.past.domain) or self._is_off()
 
     def _is_off(self) -> bool:
         return self.vm.state(self.past.domain) in (DomainState.OFF, DomainState.ABSENT)
 
-    def _wait_off(self, until: float) -> None:
-        while not self._is_off() and time.monotonic() < until:
+    def _await_end(self) -> None:
+        """Of a guest that has switched itself off. Raises VmError when its process does not end."""
+        self._wait(self._is_off, time.monotonic() + END_SECONDS)
+        if not self._is_off():
+            cause = f"its guest is off, its process is still there after {show_seconds(END_SECONDS)}"
+            raise VmError(f"domain {self.past.domain} does not end", cause=cause, hint="dmesg; is its disk answering?")
+
+    def _wait(self, is_so: Callable[[], bool], until: float) -> None:
+        while not is_so() and time.monotonic() < until:
             time.sleep(0.1)
 
     def _cut_power(self, limit: float) -> None:
@@ -168,6 +181,8 @@ class Back:
     def _start_guest(self) -> None:
         """The storage daemon lets go of the overlays first: libvirt's QEMU wants them alone."""
         self.close()
+        if self.vm.is_going_down(self.past.domain):
+            self._await_end()
         self.vm.start(self.past.domain)
         wanted = self.host.scenario.vm
         if wanted.ready:

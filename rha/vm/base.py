@@ -91,6 +91,11 @@ class VmHost(ABC):
         Nothing to do when it is off or absent."""
 
     @abstractmethod
+    def is_going_down(self, name: str) -> bool:
+        """Has the guest switched itself off, and only its process is still there, writing out what it holds? It counts
+        as running, answers nothing any more, and may need long on a busy disk."""
+
+    @abstractmethod
     def monitor(self, name: str, command: str, /, **arguments: Any) -> Any:
         """One QMP command to the hypervisor process of a running domain; its return value."""
 

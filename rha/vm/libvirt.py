@@ -121,6 +121,13 @@ class LibvirtHost(VmHost):
             if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:  # it is off
                 raise VmError(f"domain {name} cannot be asked to shut down", cause=str(error)) from error
 
+    def is_going_down(self, name: str) -> bool:
+        domain = self._look_up(name)
+        if domain is None:
+            return False
+        with _told(f"domain {name} cannot be asked for its state"):
+            return bool(domain.state()[0] == libvirt.VIR_DOMAIN_SHUTDOWN)
+
     def monitor(self, name: str, command: str, /, **arguments: Any) -> Any:
         text = json.dumps({"execute": command, "arguments": arguments})
         with _told(f"domain {name} does not take {command}"):

@@ -43,6 +43,9 @@ class NullHost(VmHost):
             self.calls.append(f"press {name}")
             self._states[name] = DomainState.OFF
 
+    def is_going_down(self, name: str) -> bool:
+        return False
+
     def monitor(self, name: str, command: str, /, **arguments: Any) -> Any:
         self.calls.append(f"{command} {name}")
         return {}

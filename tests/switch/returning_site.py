@@ -27,7 +27,7 @@ from tests.switch.test_substitute import free_port
 from tests.switch.writing_guest import BEGUN, PAGE_BYTES, boot_sector, expected, writes_of
 
 MIB = 1 << 20
-WAIT_SECONDS = 120.0
+WAIT_SECONDS = 400.0  # a busy disk takes its time for what QEMU holds
 
 
 def wait_for(is_so: Callable[[], object], what: str, seconds: float = WAIT_SECONDS) -> None:
@@ -56,7 +56,9 @@ class Site:
         disk_bytes: int = 64 * MIB,
         burst: int = 8,
         read_limit: str = "unlimited",
+        redirect: str = "",
     ) -> None:
+        """`redirect`: tables of the scenario."""
         self.store, self.libvirt, self.stack, self.burst = store, libvirt, stack, burst
         self.name = f"back-{os.getpid()}"
         self.domain, self.folder = domain_name(self.name), store / "store" / self.name
@@ -65,7 +67,7 @@ class Site:
         store.chmod(0o711)  # QEMU's user passes through
         self._certify()
         self.proxy = stack.enter_context(Proxy(self.port))
-        self.scenario_file = self._write_scenario(read_limit)
+        self.scenario_file = self._write_scenario(read_limit, redirect)
         self._config_file = self._write_config()
         self._fill(burst)
         stack.callback(self._end)
@@ -82,13 +84,13 @@ class Site:
         pki = self.store / "pki"
         return f'ca = "{pki}/ca.pem"\ncertificate = "{pki}/{who}.pem"\nkey = "{pki}/{who}.key"\n'
 
-    def _write_scenario(self, read_limit: str) -> Path:
+    def _write_scenario(self, read_limit: str, redirect: str) -> Path:
         disks = "".join(f'[[disk]]\nname = "{name}"\ndevice = "/dev/none-{name}"\n' for name in self.sizes)
         link = f'[appliance]\naddress = "127.0.0.1:{self.proxy.port}"\n' + self._files(f"master-{self.name}")
         vm = '[vm]\nmemory = "64MiB"\naccelerator = "tcg"\n[switch]\nlimit = "60s"\n'
         sync = f'[sync]\nread_limit = "{read_limit}"\n'
         path = self.store / "scenario.toml"
-        path.write_text(f'name = "{self.name}"\nmode = "dr"\n{disks}{link}{sync}{vm}')
+        path.write_text(f'name = "{self.name}"\nmode = "dr"\n{disks}{link}{sync}{vm}{redirect}')
         return path
 
     def _write_config(self) -> Path:
@@ -133,7 +135,7 @@ class Site:
         self.appliance = self.start_appliance()
 
     def rha(self, *words: str) -> str:
-        return rha(*words, run_dir=self.run_dir)
+        return rha(*words, run_dir=self.run_dir, seconds=WAIT_SECONDS)
 
     def report(self) -> Report:
         found = reports(self.socket, 30)

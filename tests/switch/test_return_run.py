@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from rha.errors import StateError, StorageError
+from rha.errors import NetworkError, StateError, StorageError, VmError
 from rha.image import formats
 from rha.redirect.base import replica_place
 from rha.redirect.run import Standing
@@ -194,3 +194,86 @@ def test_a_master_that_knows_is_not_taken_back_from(host):
     with pytest.raises(StateError, match="knows that it may boot"):
         return_run.take_back_by_hand(host, Vm(), "somebody")
     assert host.undone == []
+
+
+class Silent(Appliance1):
+    """Nobody receives; the master's engine has come, or not."""
+
+    greeted = False
+
+    def receiver(self):
+        return None
+
+    def has_greeted(self):
+        return self.greeted
+
+
+def handing_over(tmp_path, greeted: bool) -> Back:
+    host = Silent(tmp_path)
+    host.greeted = greeted
+    own = returned.Returned(scenario="web", trigger=trigger("p", "r"), pause_begun=1.0)
+    return Back(host, NullHost(), own, Progress(scenario="web", trigger=trigger("p", "r"), domain="rha-web"))
+
+
+def test_the_engine_s_greeting_says_that_the_master_has_booted(tmp_path):
+    back = handing_over(tmp_path, greeted=True)
+    back.effects["hand-over"].do(1.0)
+    assert back.progress.pause_seconds > 0
+
+
+def test_a_hand_over_that_nobody_hears_is_not_taken_for_done(tmp_path):
+    back = handing_over(tmp_path, greeted=False)
+    with pytest.raises(NetworkError) as caught:
+        back.effects["hand-over"].do(1.0)
+    assert caught.value.what == "whether the master of web knows that it may boot is not known"
+    assert "rha receive on the master once more" in caught.value.hint
+
+
+class Guest(NullHost):
+    """Obeys at the press number `obeys`; its process then needs `slow` looks to end."""
+
+    def __init__(self, obeys: int, slow: int = 0) -> None:
+        super().__init__()
+        self.presses, self.obeys, self.slow, self.cut = 0, obeys, slow, 0
+
+    def state(self, name):
+        if self.cut:
+            return "off"
+        if self.presses < self.obeys:
+            return "running"
+        self.slow -= 1
+        return "off" if self.slow < 0 else "running"
+
+    def is_going_down(self, name):
+        return self.presses >= self.obeys
+
+    def press_power(self, name):
+        assert not self.is_going_down(name), "pressed although it is going down: that would wait for ever"
+        self.presses += 1
+
+    def destroy(self, name):
+        self.cut += 1
+
+
+def stop(tmp_path, guest: Guest, *, force: bool = False, limit: float = 0.5) -> Back:
+    own = returned.Returned(scenario="web", trigger=trigger("p", "r"))
+    past = Progress(scenario="web", trigger=trigger("p", "r"), domain="rha-web")
+    back = Back(Appliance1(tmp_path), guest, own, past, force=force)
+    back.effects["stop-guest"].do(limit)
+    return back
+
+
+def test_a_guest_that_obeys_slowly_on_a_busy_disk(tmp_path):
+    guest = Guest(obeys=1, slow=20)
+    assert stop(tmp_path, guest).progress.stopped
+    assert (guest.presses, guest.cut) == (1, 0)
+
+
+def test_a_guest_that_does_not_shut_down(tmp_path):
+    guest = Guest(obeys=1000)
+    with pytest.raises(VmError) as caught:
+        stop(tmp_path, guest)
+    assert caught.value.what == "the guest of rha-web does not shut down"
+    assert (guest.presses, guest.cut) == (1, 0)
+    assert stop(tmp_path, guest, force=True).progress.stopped
+    assert guest.cut == 1

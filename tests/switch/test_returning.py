@@ -11,16 +11,29 @@ import pytest
 from rha.errors import StateError
 from rha.switch import returned, switches
 from rha.vm.base import DomainState
+from tests.redirect.conftest import named, new_named  # noqa: F401
 from tests.switch.returning_site import Site, wait_for
 from tests.switch.writing_guest import BEGUN
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.timeout(1200)]
+MASTER, REPLICA = "192.0.2.10", "192.0.2.20"
 
 
 @pytest.fixture
-def site(store, libvirt_host, request):
+def site(store, libvirt_host, named, request):  # noqa: F811
+    """Clients come by the name www.example.org."""
+    table = f"""[[redirect]]
+type = "dns"
+servers = ["{named.address}"]
+zone = "example.org"
+name = "www"
+key = "{named.key}"
+master = ["{MASTER}", "2001:db8::10"]
+replica = ["{REPLICA}"]
+"""
     with ExitStack() as stack:
-        made = Site(store, libvirt_host, stack, **getattr(request, "param", {}))
+        made = Site(store, libvirt_host, stack, redirect=table, **getattr(request, "param", {}))
+        made.clients = lambda: named.dig("www.example.org")
         yield made
         print(made.logs())  # pytest shows it when a test has failed
 
@@ -32,6 +45,7 @@ def is_home(site: Site, *, boots: int = 1) -> None:
     wait_for(lambda: site.report().state == "consistent", "the replica")
     assert not (site.folder / returned.FILE).exists()
     assert not (site.folder / "back").exists()
+    assert site.clients() == [MASTER]
     site.appliance.stop()
     assert site.target_digests() == site.image_digests()
     if boots == 1:
@@ -46,7 +60,7 @@ def test_there_and_home_again(site):
     assert "compare the master's disks" in site.rha("switchback", site.name, "--dry-run")
     said = site.rha("switchback", site.name, "--yes", "--reason", "new disks", "--verify", "all")
     assert "in the pause everything (72 MiB) was read back" in said
-    assert receiver.wait(60) == 0
+    assert receiver.wait(300) == 0
     assert "may boot" in site.logs()
     is_home(site)
     last = switches.read(site.folder)[-1]
@@ -77,7 +91,7 @@ class Away(threading.Thread):
         return progress.steps[-1].name if progress and progress.steps else ""
 
     def end(self) -> None:
-        self.join(120)
+        self.join(400)
         assert not self.is_alive(), "rha switchback does not end"
 
 
@@ -85,6 +99,7 @@ def serves_as_before(site: Site) -> None:
     wait_for(lambda: not (site.folder / returned.FILE).exists(), "the way back")
     assert site.libvirt.state(site.domain) == DomainState.RUNNING
     assert site.report().state == "serving"
+    assert site.clients() == [REPLICA]
     bitmaps = [
         bitmap
         for block in site.libvirt.monitor(site.domain, "query-block")
@@ -95,7 +110,7 @@ def serves_as_before(site: Site) -> None:
 
 @pytest.mark.parametrize("site", [{"read_limit": "12MiB/s"}], indirect=True)
 def test_each_side_killed_while_it_copies(site):
-    """And a line that breaks: then the copy goes on."""
+    """And a person who thinks better of it. A line that breaks is no end: then the copy goes on."""
     site.fail_over()
     receiver = site.receive()
 
@@ -107,6 +122,15 @@ def test_each_side_killed_while_it_copies(site):
     serves_as_before(site)
 
     wait_for(lambda: site.report().back, "the receiver's return")
+    act = Away(site)
+    act.comes_to("copy")
+    with pytest.raises(StateError):
+        site.rha("discard", site.name, "--yes")
+    assert "the substitute serves on" in site.rha("switchback", site.name, "--abort")
+    act.end()
+    assert "broken off" in act.failure
+    serves_as_before(site)
+
     act = Away(site)
     act.comes_to("copy")
     receiver.kill()
@@ -121,7 +145,7 @@ def test_each_side_killed_while_it_copies(site):
     site.cut_line()
     act.end()
     assert act.failure == ""
-    assert receiver.wait(60) == 0
+    assert receiver.wait(300) == 0
     assert "the copy goes on" in site.logs()
     is_home(site)
 
@@ -135,6 +159,7 @@ def test_each_side_killed_in_the_pause(site):
     act = Away(site, "--verify", "all")
     act.comes_to("verify")
     assert site.libvirt.state(site.domain) == DomainState.OFF
+    assert site.clients() == [MASTER]
     site.kill_appliance()
     act.end()
     assert act.failure
@@ -156,7 +181,7 @@ def test_each_side_killed_in_the_pause(site):
     act.comes_to("keep")
     site.kill_appliance()
     act.end()
-    assert receiver.wait(60) == 0
+    assert receiver.wait(300) == 0
     wait_for(lambda: not (site.folder / returned.FILE).exists(), "the end")
     assert switches.read(site.folder)[-1].outcome == "done"
     is_home(site, boots=3)
