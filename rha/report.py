@@ -108,7 +108,6 @@ class ReturnReport(msgspec.Struct, kw_only=True):
     total_bytes: int = 0
     rate_bytes: float = 0.0
     remaining_seconds: float | None = None
-    dirty_bytes: int | None = None
     seconds: float = 0.0
 
 
