@@ -21,10 +21,9 @@ import msgspec
 from rha.appliance.config import Config, load
 from rha.appliance.fencing import means_of
 from rha.appliance.importer import Importer
-from rha.appliance.offered import Offered
 from rha.appliance.receive import Connection
 from rha.appliance.replica import Replica
-from rha.appliance.returner import Returner
+from rha.appliance.returners import Returners
 from rha.appliance.verbs import PointVerbs
 from rha.appliance.warden import Warden
 from rha.control import local
@@ -54,7 +53,7 @@ class Appliance:
         self._store = Path(config.store)
         self._lock = threading.RLock()
         self._wardens: dict[str, Warden] = {}
-        self._returners: dict[str, Returner] = {}
+        self.returners = Returners()
         self._connections: dict[str, Connection] = {}
         self._broken: dict[str, RhaError] = {}
         self._stopping = False
@@ -88,10 +87,9 @@ class Appliance:
                     means,
                     observers.voter(self._client_context),
                 )
-                self._returners[name] = Returner(replica, LibvirtHost(), means)
                 self._broken.pop(name, None)
+                self.returners.add(replica, LibvirtHost(), means)
                 warden.start()
-                self._returners[name].recover()
             return self._wardens[name]
 
     def _client_context(self) -> ssl.SSLContext:
@@ -125,7 +123,7 @@ class Appliance:
                 sock.settimeout(SILENT_SECONDS)
                 first = FrameReader(sock).read()
                 if first[0].type is FrameType.OFFER:
-                    self._serve_receiver(sock, decode_control(*first, Offer), identity, peer)
+                    self.returners.serve(sock, decode_control(*first, Offer), identity, peer)
                 else:
                     self._serve_master(Connection(sock, peer, first), identity, peer)
         except (RhaError, OSError) as error:
@@ -151,19 +149,6 @@ class Appliance:
             if replica is not None:
                 self._release(replica, connection)
 
-    def _serve_receiver(self, sock: ssl.SSLSocket, offer: Offer, identity: Identity, peer: str) -> None:
-        """A repaired master that offers its disks (rha.appliance.returner)."""
-        try:
-            tls.require_master(identity, offer.scenario)
-            with self._lock:
-                returner = self._returners.get(offer.scenario)
-            if returner is None:
-                raise StateError(f"no scenario {offer.scenario!r} here", hint="rha status on the appliance")
-        except RhaError as error:
-            Offered(sock, peer, offer).refuse(error, final=True)
-            raise
-        returner.serve(sock, peer, offer)
-
     def _claim(self, name: str, connection: Connection) -> Replica:
         """The scenario for this connection alone: a master that connects again takes over from its own dead
         connection."""
@@ -174,7 +159,7 @@ class Appliance:
             self._wait_released(name, previous)
         with self._lock:
             warden = self._open(name)
-            if refusal := self._returners[name].why_not_receive() or warden.why_not_receive():
+            if refusal := self.returners.why_not_receive(name) or warden.why_not_receive():
                 raise refusal
             if name in self._connections:
                 raise StateError(
@@ -223,27 +208,16 @@ class Appliance:
         """One report per scenario; one that cannot be opened says why."""
         with self._lock:
             wardens, broken = sorted(self._wardens.items()), sorted(self._broken.items())
-            returners = dict(self._returners)
-        reports = [returners[name].fill(warden.report()) for name, warden in wardens]
+        reports = [self.returners.fill(warden.report()) for _, warden in wardens]
         return reports + [_broken_report(name, why) for name, why in broken]
 
     def failover(self, scenario: str, force: bool = False, dry_run: bool = False, person: str = "operator") -> object:
         """`rha failover`. Raises StateError when the scenario is not here, else as Warden.fail_over_by_hand."""
-        self._returner(scenario).check_idle()
         return self._warden(scenario).fail_over_by_hand(person, force=force, dry_run=dry_run)
 
     def discard(self, scenario: str) -> object:
         """`rha discard`. Raises StateError."""
-        self._returner(scenario).check_idle()
         return {"sentence": self._warden(scenario).discard()}
-
-    def switchback(self, scenario: str, person: str = "operator", reason: str = "", **words: bool) -> object:
-        """`rha switchback`. Raises as Returner.switchback."""
-        return self._returner(scenario).switchback(person, reason, **words)
-
-    def abort_switchback(self, scenario: str, person: str = "operator", force: bool = False) -> object:
-        """`rha switchback --abort`. Raises StateError."""
-        return self._returner(scenario).abort(person, force=force)
 
     def replica(self, scenario: str) -> Replica:
         """Raises StateError when the scenario is not here."""
@@ -256,19 +230,15 @@ class Appliance:
         with self._lock:
             if scenario in self._connections:
                 raise StateError(f"{scenario} is connected", cause="its master came back at once", hint="try again")
-            warden, returner = self._wardens.pop(scenario, None), self._returners.pop(scenario, None)
-            if warden and returner:
-                returner.stop()
+            warden = self._wardens.pop(scenario, None)
+            if warden:
+                self.returners.drop(scenario)
                 warden.stop()
                 warden.replica.close()
             try:
                 act()
             finally:
                 self._open_known(scenario)
-
-    def _returner(self, scenario: str) -> Returner:
-        self._warden(scenario)
-        return self._returners[scenario]
 
     def _warden(self, scenario: str) -> Warden:
         with self._lock:
@@ -283,9 +253,7 @@ class Appliance:
         """Ends connections, closes all replicas. Raises StorageError for the first that could not be closed well."""
         with self._lock:
             names, wardens = list(self._connections), list(self._wardens.values())
-            returners = list(self._returners.values())
-        for returner in returners:
-            returner.stop()
+        self.returners.stop()
         for name in names:
             self._hang_up(name)
         failures = []
@@ -347,10 +315,8 @@ def run(config_path: Path) -> int:
     signal.signal(signal.SIGINT, on_signal)
     handlers: dict[str, local.Handler] = {
         "status": lambda: msgspec.to_builtins(appliance.status()),
-        "failover": appliance.failover,
-        "discard": appliance.discard,
-        "switchback": appliance.switchback,
-        "abort_switchback": appliance.abort_switchback,
+        **appliance.returners.guarded({"failover": appliance.failover, "discard": appliance.discard}),
+        **appliance.returners.handlers(),
         **PointVerbs(appliance.replica).handlers(),
         **Importer(config, appliance.replace).handlers(),
     }

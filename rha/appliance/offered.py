@@ -200,6 +200,12 @@ class Offered:
             raise BadFrame("digests that fit no blocks", cause=f"{len(found)} bytes at {header.offset}")
         return header.disk, header.offset, header.flags, found
 
+    def settle(self, limit: float) -> None:
+        """Forgets the answers to questions of whoever has used this connection before and broke off. As `ask`."""
+        self.ask("sync", limit)  # it is answered behind them
+        while not self._hashes.empty():
+            self._hashes.get()
+
     def ask(self, verb: str, limit: float) -> Any:
         """`sync`: everything sent is on stable storage; `finish`: the same, and the receiver ends well. As
         Asker.ask."""

@@ -124,12 +124,15 @@ class Session:
 
     def _loop(self, link: Link, worker: _Worker, wake: Wake) -> bool:
         next_beat = 0.0
+        told = 0  # the answer to `finish` ends at this byte of what is sent
         while not self._stopped:
             is_full = worker.held > HOLD_BYTES
             try:
                 found = link.step(BEAT_SECONDS / 2, read=not is_full)
-            except NetworkError:
-                if self.is_finished:  # the appliance hangs up once it has the answer
+            except (NetworkError, OSError):
+                # The appliance hangs up once it has the answer. Has it not, it waits; the disks are verified by then.
+                self.is_finished = 0 < told <= link.sent_bytes
+                if self.is_finished:
                     return True
                 raise
             for header, payload in found:
@@ -141,7 +144,8 @@ class Session:
             is_finished = worker.is_finished  # looked at first: its answer is due by then
             for parts in worker.due():
                 link.post(*parts)
-            self.is_finished = is_finished and not link.out_bytes
+            if is_finished and not told:
+                told = link.sent_bytes + link.out_bytes
             worker.may_go_on(link.out_bytes < OUT_BYTES)
             now = time.monotonic()
             if now >= next_beat:

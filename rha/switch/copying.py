@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from rha.appliance.sending import Sending, Unverified
+from rha.appliance.sending import Line, Sending, Unverified
 from rha.errors import NetworkError, StateError, VmError
 from rha.image.client import ImageReader
 from rha.image.statuses import Range
@@ -28,7 +28,6 @@ from rha.sync.fitting import why_not_fitting
 from rha.units import show_bytes, show_seconds
 from rha.vm.base import DomainState, VmHost
 from rha.vm.live_disks import LiveDisks
-from rha.wire.codec import Packed
 
 PORTION_BYTES = 1 << 30
 SYNC_SECONDS = 600.0
@@ -38,7 +37,7 @@ Say = Callable[[str], None]
 Ranges = Sequence[Sequence[Range]]  # by disk
 
 
-class Receiver(Protocol):
+class Receiver(Line, Protocol):
     """What is needed of rha.appliance.offered.Offered. `id`: of the run of the program."""
 
     peer: str
@@ -47,11 +46,8 @@ class Receiver(Protocol):
     def id(self) -> str: ...
     @property
     def sizes(self) -> dict[str, int]: ...
-    def want(self, disk: int, unit: int, ranges: list[Range]) -> None: ...
-    def hashes(self) -> tuple[int, int, int, bytes]: ...
-    def send(self, disk: int, offset: int, packed: Packed) -> None: ...
-    def send_zeros(self, disk: int, offset: int, length: int) -> None: ...
     def ask(self, verb: str, limit: float) -> Any: ...
+    def settle(self, limit: float) -> None: ...
     def stop(self) -> None: ...
 
 
@@ -119,6 +115,7 @@ class Copy:
         receiver = self._host.receiver()
         if receiver is None:
             raise NetworkError("the receiver is gone", cause="it was there a moment ago", hint="rha receive")
+        receiver.settle(SYNC_SECONDS)
         self._live.begin()
         self._read_from(self._live.socket)
         if error := why_not_fitting(dict(zip(self._names, self.sizes, strict=True)), receiver.sizes):

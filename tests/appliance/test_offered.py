@@ -16,7 +16,7 @@ from rha.wire.codec import Packed
 from rha.wire.frames import BadFrame, FrameType
 from rha.wire.messages import PROTOCOL, Answer, Offer, Order, Refuse, Want
 from rha.wire.stream import FrameReader
-from tests.wire.tls_pair import connected, issue
+from tests.wire.tls_pair import connected, heard, issue
 
 
 class Site:
@@ -38,10 +38,7 @@ class Site:
             self.ended = error
 
     def heard(self, kind: FrameType) -> tuple[frames.Header, bytes]:
-        while True:
-            header, payload = self.reader.read()
-            if header.type is kind:
-                return header, bytes(payload)
+        return heard(self.reader, kind)
 
     def end(self) -> Any:
         self.thread.join(60)
@@ -79,6 +76,19 @@ def test_questions_content_and_orders_arrive_in_that_order(site: Site) -> None:
     digests = b"d" * 32
     site.near.sendall(frames.encode(FrameType.HASHES, digests, disk=1, offset=65536) + digests)
     assert site.offered.hashes() == (1, 65536, 0, digests)
+
+
+def test_answers_to_questions_that_nobody_asks_any_more_are_forgotten(site: Site) -> None:
+    site.offered.want(0, 0, [(0, 65536)])
+    settling = threading.Thread(target=site.offered.settle, args=(60,), daemon=True)
+    settling.start()
+    order = frames.decode_control(*site.heard(FrameType.ORDER), Order)
+    old, new = b"o" * 16, b"n" * 16
+    site.near.sendall(frames.encode(FrameType.HASHES, old) + old)
+    site.near.sendall(frames.control(FrameType.ANSWER, Answer(id=order.id)))
+    settling.join(60)
+    site.near.sendall(frames.encode(FrameType.HASHES, new) + new)
+    assert site.offered.hashes()[3] == new
 
 
 GARBAGE = {

@@ -20,7 +20,7 @@ from rha.wire import frames
 from rha.wire.frames import HEADER_BYTES, BadFrame, FrameType
 from rha.wire.messages import PROTOCOL, Answer, Offer, Order, Refuse, Taken, Want
 from rha.wire.stream import FrameReader
-from tests.wire.tls_pair import connected, issue
+from tests.wire.tls_pair import connected, heard, issue
 
 pytestmark = pytest.mark.root
 MIB = 1 << 20
@@ -74,11 +74,7 @@ class Site:
         return frames.decode_control(header, payload, Answer)
 
     def heard(self, kind: FrameType) -> tuple[frames.Header, bytes]:
-        """The next frame of this kind."""
-        while True:
-            header, payload = self.reader.read()
-            if header.type is kind:
-                return header, bytes(payload)
+        return heard(self.reader, kind)
 
     def end(self) -> Any:
         self.thread.join(60)

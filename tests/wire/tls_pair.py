@@ -11,6 +11,8 @@ from pathlib import Path
 
 from rha import pki
 from rha.wire import tls
+from rha.wire.frames import FrameType, Header
+from rha.wire.stream import FrameReader
 
 TIMEOUT = 60.0
 
@@ -38,3 +40,11 @@ def connected(keys: Path, scenario: str) -> Iterator[tuple[ssl.SSLSocket, ssl.SS
         master = stack.enter_context(tls.connect(f"127.0.0.1:{listener.getsockname()[1]}", client, TIMEOUT))
         accepting.join()
         yield master, stack.enter_context(found[0])
+
+
+def heard(reader: FrameReader, kind: FrameType) -> tuple[Header, bytes]:
+    """The next frame of this kind; others are passed over."""
+    while True:
+        header, payload = reader.read()
+        if header.type is kind:
+            return header, bytes(payload)
