@@ -107,6 +107,7 @@ class Copy:
         self.sizes: list[int] = []
         self.meter = Meter()
         self.receiver_id = ""
+        self._shown: Sending | None = None  # whose figures are shown
 
     # Begin and end --------------------------------------------------------------------------------------------
 
@@ -133,6 +134,7 @@ class Copy:
         self.sending = Sending(
             receiver, self._sources, self.unverified, rates=host.rates, check=self._check, codec=host.codec()
         )
+        self._shown = self.sending
 
     def let_go(self) -> None:
         """Reads no more: a reader that is connected would keep the domain from ending."""
@@ -153,8 +155,8 @@ class Copy:
 
     def figures(self) -> Figures:
         """Of the pass under way; from any thread."""
-        meter, tally = self.meter, self.sending.tally if self.sizes else None
-        done = min(meter.total, meter.compared + (tally.compared if tally else 0))
+        meter, shown = self.meter, self._shown
+        done = min(meter.total, meter.compared + (shown.tally.compared if shown else 0))
         seconds = max(1e-3, time.monotonic() - meter.begun)
         return Figures(done, meter.total, done / seconds)
 

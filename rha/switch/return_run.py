@@ -49,7 +49,9 @@ def look(host: ReturnHost, vm: VmHost, *, force: bool = False, verify_all: bool 
 
 
 def _sizes(past: Progress | None) -> dict[str, int]:
-    return {image.name: formats.info(Path(image.overlay)).virtual_size for image in past.images} if past else {}
+    """Of the overlays that are there: a crash may have come between their removal and the note of it."""
+    overlays = {image.name: Path(image.overlay) for image in past.images} if past else {}
+    return {name: formats.info(path).virtual_size for name, path in overlays.items() if path.exists()}
 
 
 def run_switchback(

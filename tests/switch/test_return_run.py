@@ -139,6 +139,16 @@ def test_a_step_that_fails_is_taken_back_at_once(host, step):
     assert (last.outcome, last.why) == ("rolled-back", f"{step}: {step} broke")
 
 
+def test_killed_between_the_overlays_removal_and_the_note_of_it(host):
+    host.kill = "remove"
+    with pytest.raises(Killed):
+        act(host)
+    (host.folder / "disk.qcow2").unlink()
+    host.kill = ""
+    assert return_run.go_on(host, Vm())
+    assert returned.load(host.folder) is None
+
+
 @pytest.mark.parametrize("step", AFTER)
 @pytest.mark.parametrize("way", ["kill", "broken"])
 def test_from_the_hand_over_it_only_goes_on(host, step, way):
