@@ -21,13 +21,13 @@ STOP_SECONDS = 15.0
 LOG_LINES_SHOWN = 12
 
 
-def rha(*words: str, run_dir: Path | None = None, may_differ: bool = False) -> str:
+def rha(*words: str, run_dir: Path | None = None, may_differ: bool = False, seconds: float = RHA_SECONDS) -> str:
     """Runs one `rha` command and returns its standard output.
 
     Raises StateError with what it said when it fails. `may_differ`: exit code 1 is an answer too ("no").
     """
     done = subprocess.run(
-        [str(RHA), *words], env=_environment(run_dir), capture_output=True, text=True, timeout=RHA_SECONDS, check=False
+        [str(RHA), *words], env=_environment(run_dir), capture_output=True, text=True, timeout=seconds, check=False
     )
     if done.returncode and not (may_differ and done.returncode == Exit.DIFFERENT):
         raise StateError(f"rha {' '.join(words)} ended with {done.returncode}", cause=done.stderr.strip())
@@ -61,6 +61,10 @@ class Daemon:
     def kill(self) -> None:
         """`kill -9`; does not wait, so that the rest of the master can die in the same moment."""
         self._process.kill()
+
+    def wait(self, seconds: float) -> int:
+        """Its exit code, once it has ended by itself. Raises subprocess.TimeoutExpired."""
+        return self._process.wait(seconds)
 
     def stop(self) -> None:
         """SIGTERM, and SIGKILL to the whole session when it does not listen. May be called twice, and after `kill`."""

@@ -112,6 +112,24 @@ class Tested(msgspec.Struct, kw_only=True):
     next: float | None = None
 
 
+class ReturnReport(msgspec.Struct, kw_only=True):
+    """A switchback under way, or the receiver that waits for one. `state`: offered, returning, handing-over,
+    rolling-back. `passes` have ended; `compared_bytes`, `sent_bytes` of all passes; the others of the pass under way.
+    `receiver`: who offers disks."""
+
+    state: str
+    step: str = ""
+    receiver: str = ""
+    passes: int = 0
+    compared_bytes: int = 0
+    sent_bytes: int = 0
+    done_bytes: int = 0
+    total_bytes: int = 0
+    rate_bytes: float = 0.0
+    remaining_seconds: float | None = None
+    seconds: float = 0.0
+
+
 class LeaseReport(msgspec.Struct, kw_only=True):
     """The master's lease. `owner`: as etcd last said; empty: nobody, or not known. `serving`: what the sentry says of
     what the lease lets this master serve by: serving, starting, ended, failed."""
@@ -162,6 +180,7 @@ class Report(msgspec.Struct, kw_only=True):
     link: LinkReport | None = None
     spool: SpoolReport | None = None
     vm: VmReport | None = None
+    back: ReturnReport | None = None
     window: Window | None = None
     lease: LeaseReport | None = None
     released: str = ""  # engine: why the master does not serve; empty: it does

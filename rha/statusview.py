@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from rha.report import DiskReport, Report, Sync
+from rha.report import DiskReport, Report, ReturnReport, Sync
 from rha.units import printable, show_bytes, show_seconds
 
 STALE_SECONDS = 10.0
@@ -99,6 +99,7 @@ def _scenario(report: Report, now: float, colour: bool) -> Iterator[str]:
         yield from _disk(disk)
     yield from _field("vm", _vm(report))
     yield from _field("test", _tested(report, now))
+    yield from _field("switchback", show_return(report.back) if report.back else "")
     for alarm in report.alarms:
         yield f"  {'alarm':<11} {_painted(printable(alarm), 'alarm', colour)}"
 
@@ -212,6 +213,24 @@ def _tested(report: Report, now: float) -> str:
         parts.append(f"one runs now: {test.running}")
     if test.next is not None:
         parts.append(f"next {datetime.fromtimestamp(test.next, UTC):%Y-%m-%d %H:%M UTC}")
+    return "; ".join(parts)
+
+
+def show_return(back: ReturnReport) -> str:
+    """`receiver 192.0.2.10:41234; pass 2: 40 % of 1 GiB, …`."""
+    parts = [f"receiver {back.receiver or 'not connected'}"]
+    if back.state == "offered":
+        return f"{parts[0]} offers its disks; rha switchback takes them"
+    if back.total_bytes:
+        remaining = "unknown" if back.remaining_seconds is None else show_seconds(back.remaining_seconds)
+        percent = 100 * back.done_bytes / back.total_bytes
+        parts.append(
+            f"{back.step}: {percent:.1f} % of {show_bytes(back.total_bytes)}, {show_bytes(back.rate_bytes)}/s, "
+            f"remaining {remaining}"
+        )
+    if back.passes:
+        compared, sent = show_bytes(back.compared_bytes), show_bytes(back.sent_bytes)
+        parts.append(f"{back.passes} passes, compared {compared}, sent {sent}")
     return "; ".join(parts)
 
 

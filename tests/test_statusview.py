@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from rha.report import DiskReport, Point, Report, Sync, Tested, VmReport
-from rha.statusview import STALE_SECONDS, Heard, judge, render, worst
+from rha.report import DiskReport, Point, Report, ReturnReport, Sync, Tested, VmReport
+from rha.statusview import STALE_SECONDS, Heard, judge, render, show_return, worst
 
 NOW = 1_800_000_000.0  # 2027-01-15 08:00:00 UTC
 
@@ -210,3 +210,22 @@ def test_worst() -> None:
 )
 def test_the_last_test_boot(tested: Tested, line: str) -> None:
     assert f"\n  test        {line}" in render([engine(test=tested)], NOW)
+
+
+@pytest.mark.parametrize(
+    ("back", "text"),
+    [
+        (ReturnReport(state="offered", receiver="m:1"), "receiver m:1 offers its disks; rha switchback takes them"),
+        (ReturnReport(state="returning", step="track"), "receiver not connected"),
+        (
+            ReturnReport(
+                state="returning", step="catch-up", receiver="m:1", passes=1, compared_bytes=3 << 30,
+                sent_bytes=1 << 30, done_bytes=1 << 20, total_bytes=4 << 20, rate_bytes=1 << 20, remaining_seconds=3,
+            ),
+            "receiver m:1; catch-up: 25.0 % of 4 MiB, 1 MiB/s, remaining 3 s; 1 passes, compared 3 GiB, sent 1 GiB",
+        ),
+    ],
+)  # fmt: skip
+def test_a_switchback(back: ReturnReport, text: str) -> None:
+    assert show_return(back) == text
+    assert f"switchback  {text}" in render([engine(role="appliance", back=back)], NOW)

@@ -26,6 +26,7 @@ from rha.appliance.fencing import means_of
 from rha.appliance.importer import Importer
 from rha.appliance.receive import Connection
 from rha.appliance.replica import Replica
+from rha.appliance.returners import Returners
 from rha.appliance.switch_verbs import SwitchVerbs
 from rha.appliance.tester import Tester
 from rha.appliance.testverbs import TestVerbs
@@ -39,8 +40,9 @@ from rha.switch.failover import are_images_taken
 from rha.vm.libvirt import LibvirtHost
 from rha.watch import observers
 from rha.wire import tls
+from rha.wire.frames import FrameType, decode_control
 from rha.wire.identity import Identity
-from rha.wire.messages import Hello
+from rha.wire.messages import Hello, Offer
 
 HANDSHAKE_SECONDS = 10.0
 HELLO_SECONDS = 30.0  # from the handshake to the end of the greeting, however slowly it comes
@@ -61,6 +63,7 @@ class Appliance:
         self._wardens: dict[str, Warden] = {}
         self._testers: dict[str, Tester] = {}
         self._test_slots = threading.Semaphore(config.tests_at_once)
+        self.returners = Returners()
         self._connections: dict[str, Connection] = {}
         self._broken: dict[str, RhaError] = {}
         self._stopping = False
@@ -86,12 +89,13 @@ class Appliance:
             if name not in self._wardens:
                 folder = self._store / name
                 replica = Replica(folder, self._config, retired=are_images_taken(folder))
+                means = means_of(self._config, name)
                 warden = self._wardens[name] = Warden(
                     replica,
                     self._store,
                     LibvirtHost(),
                     self._hang_up,
-                    means_of(self._config, name),
+                    means,
                     observers.voter(self._client_context),
                     partial(self.order, name),
                 )
@@ -99,6 +103,7 @@ class Appliance:
                 tester = self._testers[name] = Tester(
                     replica, self._store, LibvirtHost(), self._test_slots, Path(self._config.scripts)
                 )
+                self.returners.add(replica, LibvirtHost(), means)
                 warden.start()
                 tester.start()
             return self._wardens[name]
@@ -137,7 +142,14 @@ class Appliance:
                 with sock:
                     sock.settimeout(SILENT_SECONDS)
                     greeting.enter_context(_limited(sock))
-                    self._serve_master(Connection(sock, peer), identity, peer, greeting)
+                    connection = Connection(sock, peer)
+                    first = connection.read_first()
+                    if first[0].type is FrameType.OFFER:
+                        offer = decode_control(*first, Offer)
+                        greeting.close()
+                        self.returners.serve(sock, offer, identity, peer)
+                    else:
+                        self._serve_master(connection, identity, peer, greeting)
         except (RhaError, OSError) as error:
             print(f"rha appliance: {peer}: {str(error).replace(chr(10), '; ')}", file=sys.stderr, flush=True)
 
@@ -175,7 +187,7 @@ class Appliance:
             self._wait_released(name, previous)
         with self._lock:
             warden = self._open(name)
-            if refusal := warden.why_not_receive():
+            if refusal := self.returners.why_not_receive(name) or warden.why_not_receive():
                 raise refusal
             if name in self._connections:
                 raise StateError(
@@ -229,7 +241,7 @@ class Appliance:
         with self._lock:
             sides = [(warden, self._testers[name]) for name, warden in sorted(self._wardens.items())]
             broken = sorted(self._broken.items())
-        return [tester.add_to(warden.report()) for warden, tester in sides] + [
+        return [tester.add_to(self.returners.fill(warden.report())) for warden, tester in sides] + [
             _broken_report(name, why) for name, why in broken
         ]
 
@@ -251,6 +263,7 @@ class Appliance:
             warden = self._wardens.pop(scenario, None)
             if warden:
                 self._testers.pop(scenario).stop()
+                self.returners.drop(scenario)
                 warden.stop()
                 warden.replica.close()
             try:
@@ -273,6 +286,7 @@ class Appliance:
         with self._lock:
             names, wardens = list(self._connections), list(self._wardens.values())
             testers = list(self._testers.values())
+        self.returners.stop()
         for name in names:
             self._hang_up(name)
         failures = []
@@ -354,7 +368,8 @@ def run(config_path: Path) -> int:
     signal.signal(signal.SIGINT, on_signal)
     handlers: dict[str, local.Handler] = {
         "status": lambda: msgspec.to_builtins(appliance.status()),
-        **SwitchVerbs(appliance.warden).handlers(),
+        **appliance.returners.guarded(SwitchVerbs(appliance.warden).handlers()),
+        **appliance.returners.handlers(),
         **PointVerbs(appliance.replica, appliance.order).handlers(),
         **TestVerbs(appliance.tester).handlers(),
         **Importer(config, appliance.replace).handlers(),

@@ -24,7 +24,7 @@ from rha.appliance.pointview import PointView
 from rha.appliance.rewinding import write_back
 from rha.appliance.spans import Change, follow, trimmed
 from rha.appliance.stream import Message, StreamState, decode, fold, rewound, state_at
-from rha.errors import RhaError, StateError
+from rha.errors import RhaError, StateError, StorageError
 from rha.image import formats
 from rha.image.storage_daemon import ImageSpec
 from rha.journal.sealing import PLAIN_ONLY, Keyring
@@ -361,6 +361,18 @@ class Images:
             self._merge_at = time.monotonic() + MERGE_RETRY_SECONDS
         self.open()
 
+    def merge_now(self, durable: StreamState, sync_ended: int) -> None:
+        """Ends a guard that `tend` would end, here and now. Raises StorageError when it cannot be ended."""
+        with self._alone():
+            if self._is_guard_over(durable, sync_ended):
+                self._merge()
+        if self.guard and not self.guard.on_base:
+            raise StorageError(
+                "the images cannot be merged with what guarded them",
+                cause=self.failure() or "they are not consistent yet",
+                hint=f"df -h {self.folder}",
+            )
+
     # Handing the images to a substitute ------------------------------------------------------------------------
 
     def retire(self) -> None:
@@ -408,6 +420,14 @@ class Images:
             why = "the half of a sync was dropped for a failover"
             self.changes.append(Change(position=position, lsn=floor, time=self.applied.time_ns / 1e9, why=why))
             catalog.save(self.folder / "changes.json", self.changes)
+
+    def reopen(self) -> None:
+        """Opens the images again while a substitute's overlays still lie on them, closed: what these hold is then
+        taken in, which changes nothing that can be read through them. Raises StorageError."""
+        with self._alone():
+            self.is_retired = False
+            if not self._files.is_open and self.applied_state.disks:
+                self.open()
 
     def restore(self) -> None:
         """The substitute is gone. Raises StorageError."""

@@ -29,7 +29,7 @@ from rha.sync.free_frames import decode_ranges
 from rha.wire import frames
 from rha.wire.codec import Decompressor
 from rha.wire.frames import BadFrame, FrameType, Header
-from rha.wire.messages import PROTOCOL, DiskNeed, End, Heartbeat, Hello, Mark, Rewind, Welcome
+from rha.wire.messages import PROTOCOL, DiskNeed, End, Heartbeat, Hello, Mark, Return, Rewind, Welcome
 
 SPOOL_BYTES = 16 << 30  # durable and not yet applied; beyond it the receiver waits, and the master falls to its bitmap
 
@@ -97,6 +97,27 @@ class Intake:
         header = frames.decode_header(raw[: frames.HEADER_BYTES])
         self._journal.append([raw])
         self.state = fold(self.state, header, message)
+        self.commit()
+
+    # What a substitute left -----------------------------------------------------------------------------------
+
+    def begin_return(self) -> int:
+        """Journals that sync data of the appliance's own follows: the LSN at which it stands. Raises StorageError."""
+        state = self.state
+        lsn = state.floor + 8 if state.next_lsn is None else state.lsn
+        message = Mark(epoch=lsn, disks=list(range(len(state.disks))), method="marked")
+        raw = frames.control(FrameType.MARK, message, lsn=lsn)
+        self.take(frames.decode_header(raw[: frames.HEADER_BYTES]), memoryview(raw)[frames.HEADER_BYTES :])
+        return lsn
+
+    def end_return(self, moment: float, by: str) -> None:
+        """Journals that the images are, from here on, what the substitute had at `moment`. Raises StorageError."""
+        message = Return(time=moment, by=by)
+        raw = frames.control(FrameType.RETURN, message, lsn=self.state.lsn + 8)  # a new LSN, as for a rewind
+        self._journal.append([raw])
+        self.state = fold(self.state, frames.decode_header(raw[: frames.HEADER_BYTES]), message)
+        self._written.clear()
+        self.sync_ended = self._journal.end
         self.commit()
 
     # Greeting -------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from rha.journal.extents import check_records
 from rha.journal.segment import Journal
 from rha.units import parse_seconds, show_seconds
 from rha.wire.frames import FrameType
-from rha.wire.messages import Rewind
+from rha.wire.messages import Return, Rewind
 
 _LSN_DIGITS = 19
 _LATEST_NS = (1 << 64) - 1
@@ -159,8 +159,12 @@ class _Walk:
         if header.type is not FrameType.RECORDS:
             if wanted.lsn is not None and header.lsn > wanted.lsn:
                 return False
-            entry = place.entry()
-            self._stand(place.next_position, 0, fold(self._state, header, decode(header, entry.payload), redo=True))
+            message = decode(header, place.entry().payload)
+            if isinstance(message, Return):
+                if wanted.time is not None and message.time > wanted.time:
+                    return False
+                self._time_ns = int(message.time * 1e9)
+            self._stand(place.next_position, 0, fold(self._state, header, message, redo=True))
             return True
         whole = _is_whole(header.lsn + header.raw_length, header.time_ns, wanted)
         prefix = header.raw_length if whole else self._prefix(place)

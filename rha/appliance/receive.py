@@ -8,7 +8,6 @@ credit that the engine was granted; an engine that sends more all the same is no
 
 from __future__ import annotations
 
-import os
 import queue
 import socket
 import ssl
@@ -28,6 +27,7 @@ from rha.wire.link import Frame, Link
 from rha.wire.messages import Ack, Answer, Hello, Refuse, Welcome
 from rha.wire.orders import Asker
 from rha.wire.stream import FrameReader
+from rha.wire.wake import Wake
 
 GROUP_BYTES = 16 << 20
 SILENCE_SECONDS = 30.0  # the engine sends a heartbeat every second or so
@@ -43,6 +43,7 @@ class Connection:
 
     def __init__(self, sock: ssl.SSLSocket, peer: str) -> None:
         self._sock, self._peer = sock, peer
+        self._first: Frame | None = None  # read, and not yet taken
         self._reader = FrameReader(sock)
         self._link: Link | None = None
         self._grant = Grant(LEAST_WINDOW_BYTES)
@@ -52,6 +53,15 @@ class Connection:
         self.replica: Replica | None = None  # as soon as it is this connection's
         self._verbs: list[str] = []
         self._asker: Asker | None = None
+
+    def read_first(self) -> Frame:
+        """What the other end begins with; `greet` takes it. Raises RhaError, BadFrame after the other end was told."""
+        try:
+            self._first = self._reader.read()
+        except BadFrame as error:
+            self.refuse(error)
+            raise
+        return self._first
 
     def greet(self, replica_for: Callable[[Hello], Replica]) -> Replica:
         """HELLO and WELCOME. `replica_for(hello)` gives the scenario's replica, with this connection as its only one.
@@ -77,7 +87,8 @@ class Connection:
         return replica
 
     def _read_hello(self) -> Hello:
-        header, payload = self._reader.read()
+        header, payload = self._first or self._reader.read()
+        self._first = None
         if header.type is not FrameType.HELLO:
             raise BadFrame("the engine does not greet", cause=f"{header.type.name} instead of HELLO")
         return frames.decode_control(header, payload, Hello)
@@ -114,7 +125,7 @@ class Connection:
 
         Raises NetworkError when the link fails, BadFrame or StorageError after telling the engine.
         """
-        with _Wake() as wake:
+        with Wake() as wake:
             comparer = _Comparer(replica, wake)
             taker = _Taker(replica, comparer, wake, self._welcomed_lsn)
             self._asker = asker = Asker(self._verbs, wake.set)
@@ -138,7 +149,7 @@ class Connection:
                 taker.stop()
                 comparer.stop()
 
-    def _step(self, link: Link, replica: Replica, taker: _Taker, comparer: _Comparer, wake: _Wake) -> None:
+    def _step(self, link: Link, replica: Replica, taker: _Taker, comparer: _Comparer, wake: Wake) -> None:
         hold = self._grant.held > WINDOW_BYTES or self._uncredited > CONTROL_BYTES
         hold = hold or link.out_bytes > UNREAD_BYTES
         heard, received = link.last_heard, self._grant.received
@@ -194,36 +205,11 @@ class Connection:
             self._sock.sendall(frame)
 
 
-class _Wake:
-    """A pipe by which other threads wake the one that waits for the socket."""
-
-    def __enter__(self) -> _Wake:
-        self.fd, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._lock, self._set = threading.Lock(), False
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self.fd)
-        os.close(self._write)
-
-    def set(self) -> None:
-        with self._lock:
-            if not self._set:
-                self._set = True
-                os.write(self._write, b"\0")
-
-    def clear(self) -> None:
-        with self._lock:
-            if self._set:
-                self._set = False
-                os.read(self.fd, 1)
-
-
 class _Taker(threading.Thread):
     """Takes frames into the journal, in groups. `durable`: LSN and frame number up to which all is on stable
     storage."""
 
-    def __init__(self, replica: Replica, comparer: _Comparer, wake: _Wake, durable_lsn: int) -> None:
+    def __init__(self, replica: Replica, comparer: _Comparer, wake: Wake, durable_lsn: int) -> None:
         super().__init__(name=f"take-{replica.name}", daemon=True)
         self._replica, self._comparer, self._wake = replica, comparer, wake
         self._frames: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
@@ -301,7 +287,7 @@ class _Comparer(threading.Thread):
     everything that stood before it in the stream is applied: an older image might agree by chance with what later
     records undo."""
 
-    def __init__(self, replica: Replica, wake: _Wake) -> None:
+    def __init__(self, replica: Replica, wake: Wake) -> None:
         super().__init__(name=f"compare-{replica.name}", daemon=True)
         self._replica, self._wake = replica, wake
         self._questions: queue.SimpleQueue[tuple[Header, bytes, int] | None] = queue.SimpleQueue()

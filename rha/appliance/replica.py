@@ -154,8 +154,11 @@ class Replica:
         return self._images.is_retired
 
     def apply_spool(self, timeout: float) -> bool:
-        """Applies everything durable, whether images are open or not yet. False when the time (seconds) is over.
+        """Applies everything received, whether images are open or not yet. False when the time (seconds) is over.
         Raises StorageError."""
+        # What a broken connection left taken and not synced: applied later, it would come below what a substitute has
+        # written meanwhile.
+        self.commit()
         return self._images.apply_all(timeout)
 
     def give_up_images(self, at: Place | None = None) -> list[ImageSpec]:
@@ -170,6 +173,25 @@ class Replica:
         if stale:
             self._intake.state = stale
         return specs
+
+    def reopen_images(self) -> None:
+        """The substitute is off: opens the images for what its overlays hold. Raises StorageError."""
+        self._images.reopen()
+
+    def image_paths(self) -> list[Path]:
+        """What is written to, in the order of the disks."""
+        return [spec.path for spec in self._images.specs()]
+
+    def begin_return(self) -> int:
+        """As Intake.begin_return; the data follows by `take`, as if the master sent it."""
+        return self._intake.begin_return()
+
+    def end_return(self, moment: float, by: str) -> None:
+        """As Intake.end_return; then the images are that, and no older point guards them any more: the master's next
+        sync must guard this one. Raises StorageError."""
+        self._intake.end_return(moment, by)
+        self.wait_applied()
+        self._images.merge_now(self._intake.state, self._intake.sync_ended)
 
     def restore_images(self) -> None:
         """The substitute is gone: receives again. Raises StorageError."""
@@ -296,6 +318,8 @@ class Replica:
     def _consistency(self, why: str | None) -> str:
         if why is None:
             state = self._images.applied_state
+            if state.returned:
+                return "the images are what the substitute left when the master took its service back"
             if state.is_rewound:
                 return f"the images were taken back to LSN {state.shown_lsn}"
             return "the images are a state of the master"

@@ -14,12 +14,12 @@ import msgspec
 from rha.scenario import Name
 from rha.wire import frames
 from rha.wire.frames import BadFrame, FrameType, Header
-from rha.wire.messages import End, Gap, Hello, Mark, Rewind
+from rha.wire.messages import End, Gap, Hello, Mark, Return, Rewind
 
 # new: the image is all zeros and was never written; stale: it holds something, of an unknown moment of the disk;
 # syncing: between MARK and END; ordered: every record counts, consistent from `end_lsn` on; broken: a GAP, ranges known
-# to the master; rewinding, rewound: it is taken, or was taken, back to an earlier point: consistent, and no longer what
-# the master has
+# to the master; rewinding, rewound: it is taken, or was taken, back to an earlier point, or it is what a substitute
+# left: consistent, and no longer what the stream says
 Phase = Literal["new", "stale", "syncing", "ordered", "broken", "rewinding", "rewound"]
 
 
@@ -36,7 +36,8 @@ class DiskState(msgspec.Struct, kw_only=True, frozen=True):
 class StreamState(msgspec.Struct, kw_only=True, frozen=True):
     """The whole. `next_lsn`: where the next frame must stand; None: anywhere above `floor`, a new generation.
     `position`: the journal below it is what the state was folded from; valid iff the state is a saved one.
-    `shown_lsn`, `shown_time`: the point that the disks were taken back to; valid iff they are rewound."""
+    `shown_lsn`, `shown_time`: the point that the disks were taken back to; valid iff they are rewound. `returned`: they
+    are what a substitute left at `shown_time`."""
 
     generation: str = ""
     next_lsn: int | None = None
@@ -45,6 +46,7 @@ class StreamState(msgspec.Struct, kw_only=True, frozen=True):
     disks: tuple[DiskState, ...] = ()
     shown_lsn: int = 0
     shown_time: float = 0.0
+    returned: bool = False
 
     @property
     def is_rewound(self) -> bool:
@@ -75,13 +77,14 @@ _PHASES = {
     "rewinding": "it is being taken back to an earlier point",
 }
 
-Message = Hello | Mark | End | Gap | Rewind | None
-_MESSAGES: dict[FrameType, type[Hello] | type[Mark] | type[End] | type[Gap] | type[Rewind]] = {
+Message = Hello | Mark | End | Gap | Rewind | Return | None
+_MESSAGES: dict[FrameType, type[Hello | Mark | End | Gap | Rewind | Return]] = {
     FrameType.HELLO: Hello,
     FrameType.MARK: Mark,
     FrameType.END: End,
     FrameType.GAP: Gap,
     FrameType.REWIND: Rewind,
+    FrameType.RETURN: Return,
 }
 
 
@@ -100,6 +103,8 @@ def fold(state: StreamState, header: Header, message: Message, *, redo: bool = F
         return _begin_generation(state, message)
     if isinstance(message, Rewind):
         return rewound(state, header.lsn, message, "rewound")
+    if isinstance(message, Return):
+        return _returned(state, header.lsn, message)
     if not redo:
         _check_place(state, header)
     advance = header.raw_length if header.type is FrameType.RECORDS else 0
@@ -156,6 +161,13 @@ def rewound(state: StreamState, lsn: int, message: Rewind, phase: Literal["rewin
     """The state of disks that are taken back. Whatever the master says next, they must be compared."""
     disks = tuple(DiskState(name=disk.name, bytes=disk.bytes, phase=phase) for disk in state.disks)
     return StreamState(floor=lsn, disks=disks, shown_lsn=message.lsn, shown_time=message.time)
+
+
+def _returned(state: StreamState, lsn: int, message: Return) -> StreamState:
+    """The state of disks that are what a substitute left. The master goes on from the same, and may have written since:
+    they must be compared, whatever generation its stream is of."""
+    disks = tuple(DiskState(name=disk.name, bytes=disk.bytes, phase="rewound") for disk in state.disks)
+    return StreamState(floor=lsn, disks=disks, shown_lsn=lsn, shown_time=message.time, returned=True)
 
 
 def _check_place(state: StreamState, header: Header) -> None:

@@ -38,6 +38,8 @@ VERBS = {
     "tests": "List the test boots of a scenario whose reports are kept.",
     "failover": "The master is dead: start its substitute VM now.",
     "switchover": "The master hands its service over to its substitute VM, and nothing is lost.",
+    "switchback": "Bring the substitute's disks home to the repaired master.",
+    "receive": "Offer a repaired master's disks to the appliance: they become what the substitute has.",
     "discard": "End a failover or switchover: remove the substitute VM.",
     "pause": "Maintenance: the appliance watches and does nothing by itself.",
     "resume": "End what `rha pause` has begun.",

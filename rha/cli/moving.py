@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,12 @@ import click
 import msgspec
 
 from rha import statusview
+from rha.cli import ask
 from rha.control import local
 from rha.errors import RhaError, StateError
 from rha.report import Report
 
-POLL_SECONDS = 0.5
+REPEAT_SECONDS = 5.0  # figures alone are shown that often
 
 
 def report_of(socket: Path, scenario: str) -> Report:
@@ -51,43 +51,34 @@ def act(socket: Path, verb: str, **words: Any) -> None:
 
     Raises what the appliance answers, or NetworkError with Exit.UNKNOWN when it hangs up before it has answered.
     """
-    for line in outcome(_accompanied(socket, verb, words)):
+    for line in outcome(ask.accompanied(verb, _Follower(socket, words["scenario"]).look, **words)):
         click.echo(line)
     if not words.get("dry_run"):
         click.echo()
         show(report_of(socket, words["scenario"]))
 
 
-def _accompanied(socket: Path, verb: str, words: dict[str, Any]) -> Any:
-    result: list[Any] = []
-    failure: list[RhaError] = []
+class _Follower:
+    """Prints where the act stands, whenever that is something else; figures alone only now and then."""
 
-    def ask() -> None:
-        try:
-            result.append(local.call(socket, verb, timeout=None, **words))
-        except RhaError as error:
-            failure.append(error)
+    def __init__(self, socket: Path, scenario: str) -> None:
+        self._socket, self._scenario = socket, scenario
+        self._shown, self._at = ("", ""), 0.0
 
-    worker = threading.Thread(target=ask, name=verb, daemon=True)
-    worker.start()
-    shown = ""
-    while worker.is_alive():
-        worker.join(POLL_SECONDS)
-        shown = _progress(socket, words["scenario"], shown)
-    if failure:
-        raise failure[0]
-    return result[0]
+    def look(self) -> None:
+        said = _progress(self._socket, self._scenario)
+        if said[0] != self._shown[0] or (said != self._shown and time.monotonic() - self._at > REPEAT_SECONDS):
+            self._shown, self._at = said, time.monotonic()
+            click.echo(f"{time.strftime('%H:%M:%S')}  {'; '.join(filter(None, said))}")
 
 
-def _progress(socket: Path, scenario: str, shown: str) -> str:
-    """Prints the scenario's state when it is another than `shown`; returns the one that stands there now."""
+def _progress(socket: Path, scenario: str) -> tuple[str, str]:
+    """Where it stands, and figures that change all the time."""
     try:
-        line = progress_line(report_of(socket, scenario))
+        report = report_of(socket, scenario)
     except RhaError as error:  # the act's own answer decides; a missed look is only said
-        line = f"no progress known: {error.what}"
-    if line != shown:
-        click.echo(f"{time.strftime('%H:%M:%S')}  {line}")
-    return line
+        return f"no progress known: {error.what}", ""
+    return progress_line(report), statusview.show_return(report.back) if report.back else ""
 
 
 def progress_line(report: Report) -> str:

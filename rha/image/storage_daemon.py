@@ -50,12 +50,21 @@ class StorageDaemon:
     that lives as long as the daemon is needed. A killed daemon loses what was not flushed and leaks clusters at worst.
     """
 
-    def __init__(self, images: Sequence[ImageSpec], folder: Path, *, as_files: bool = False) -> None:
+    def __init__(
+        self,
+        images: Sequence[ImageSpec],
+        folder: Path,
+        *,
+        as_files: bool = False,
+        read_only: bool = False,
+        alone: bool = False,
+    ) -> None:
         """`folder`: for nbd.sock and qmp.sock; one scenario's own. `as_files`: each image is a raw file
-        there, `file_of` (FUSE), instead of an NBD export. Nothing is started yet."""
+        there, `file_of` (FUSE), instead of an NBD export. `read_only`: nothing can be written. `alone`: what
+        lies below each image is not opened; what the image does not hold reads as zeros. Nothing is started yet."""
         self.images = list(images)
         self.folder = folder
-        self._as_files = as_files
+        self._as_files, self._read_only, self._alone = as_files, read_only, alone
         self.socket = folder / "nbd.sock"
         self._words: IO[bytes] | None = None  # what it says: in memory, as a full disk must not silence it
         self._process: subprocess.Popen[bytes] | None = None
@@ -104,8 +113,11 @@ class StorageDaemon:
         words += ["--nbd-server", _json(addr={"type": "unix", "path": str(self.socket)}, **{"max-connections": 0})]
         for number, image in enumerate(self.images):
             node = f"image{number}"
-            words += _image_words(node, image)
-            words += _file_words(node, self.file_of(image.name)) if self._as_files else _nbd_words(node, image.name)
+            words += _image_words(node, image, {"backing": None} if self._alone else {}, self._read_only)
+            if self._as_files:
+                words += _file_words(node, self.file_of(image.name))
+            else:
+                words += _nbd_words(node, image.name, self._read_only)
         return words
 
     def _not_started(self) -> StorageError:
@@ -141,6 +153,17 @@ class StorageDaemon:
     def file_of(self, name: str) -> Path:
         """Where an image is a raw file; valid iff `as_files`."""
         return self.folder / f"{name}.raw"
+
+    def export_bitmap(self, name: str, bitmap: str) -> str:
+        """Lets a dirty bitmap of a read-only image be read (rha.vm.live_disks.dirty_ranges): its export's name.
+
+        Raises StorageError when there is none, or it was not closed well and says nothing.
+        """
+        index = next(index for index, image in enumerate(self.images) if image.name == name)
+        export, node = f"dirty:{name}", f"image{index}"
+        words = {"id": f"{node}-dirty", "node-name": node, "name": export, "writable": False, "bitmaps": [bitmap]}
+        self.execute("block-export-add", type="nbd", **words)
+        return export
 
     @property
     def pid(self) -> int | None:
@@ -206,21 +229,24 @@ def _json(**words: Any) -> str:
     return json.dumps(words)
 
 
-def _image_words(node: str, image: ImageSpec) -> list[str]:
+def _image_words(node: str, image: ImageSpec, below: dict[str, Any], read_only: bool) -> list[str]:
     """Options for one image. JSON, because a path may hold commas.
 
     detect-zeroes stays off: it scans every write, and zeros reach us as such (discards, write-zeroes, sync ranges).
     """
     driver = "host_device" if image.path.is_block_device() else "file"
     file = {"driver": driver, "filename": str(image.path.absolute()), "aio": "threads", "discard": "unmap"}
-    top = _json(driver=image.format, file=file, discard="unmap", **{"node-name": node})
+    more = {"node-name": node, "read-only": read_only, **below}
+    top = _json(driver=image.format, file=file, discard="unmap", **more)
     return ["--blockdev", top]
 
 
-def _nbd_words(node: str, image: str) -> list[str]:
+def _nbd_words(node: str, image: str, read_only: bool) -> list[str]:
     words: list[str] = []
-    for suffix, name, writable in (("rw", image, True), ("ro", read_only_export(image), False)):
+    exports = (("rw", image, True), ("ro", read_only_export(image), False))
+    for suffix, name, writable in exports[1:] if read_only else exports:
         export = {"type": "nbd", "id": f"{node}-{suffix}", "node-name": node, "name": name, "writable": writable}
+        export["allocation-depth"] = read_only
         words += ["--export", _json(**export)]
     return words
 

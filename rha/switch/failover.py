@@ -208,21 +208,28 @@ def discard_substitute(
     Raises StateError when the domain of that name is not the scenario's, or a failover is at work; RhaError when a
     redirection cannot be reverted. May be repeated.
     """
-    name = domain_name(scenario)
     with alone(folder):
-        owner = vm.owner(name)
-        if owner not in (None, scenario):
-            raise StateError(f"domain {name} belongs to scenario {owner}", hint=f"virsh dumpxml {name}")
-        redirect.revert(replica_place(scenario, folder), say)
-        if owner is not None:
-            say(f"destroy and undefine domain {name}")
-            vm.destroy(name)
-            vm.undefine(name)
-        past = ledger.load(folder)
-        if past:
-            remove_overlays(folder, past)
-        release()
-        (folder / ledger.FILE).unlink(missing_ok=True)
+        remove_substitute(folder, vm, scenario, release=release, say=say)
+
+
+def remove_substitute(
+    folder: Path, vm: VmHost, scenario: str, *, release: Callable[[], object] = lambda: None, say: Say = log.info
+) -> None:
+    """As `discard_substitute`, for a switch that is at work itself."""
+    name = domain_name(scenario)
+    owner = vm.owner(name)
+    if owner not in (None, scenario):
+        raise StateError(f"domain {name} belongs to scenario {owner}", hint=f"virsh dumpxml {name}")
+    redirect.revert(replica_place(scenario, folder), say)
+    if owner is not None:
+        say(f"destroy and undefine domain {name}")
+        vm.destroy(name)
+        vm.undefine(name)
+    past = ledger.load(folder)
+    if past:
+        remove_overlays(folder, past)
+    release()
+    (folder / ledger.FILE).unlink(missing_ok=True)
     say(f"{scenario}: substitute discarded")
 
 

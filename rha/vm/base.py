@@ -95,6 +95,24 @@ class VmHost(ABC):
         """Cuts its power. Nothing to do when it is off or absent."""
 
     @abstractmethod
+    def press_power(self, name: str) -> None:
+        """Asks the guest to shut down, by its agent or the power button; it may need minutes, or take no notice.
+        Nothing to do when it is off or absent."""
+
+    @abstractmethod
+    def is_going_down(self, name: str) -> bool:
+        """Has the guest switched itself off, and only its process is still there, writing out what it holds? It counts
+        as running, answers nothing any more, and may need long on a busy disk."""
+
+    @abstractmethod
+    def monitor(self, name: str, command: str, /, **arguments: Any) -> Any:
+        """One QMP command to the hypervisor process of a running domain; its return value."""
+
+    @abstractmethod
+    def hand_over(self, name: str, label: str, file: int) -> None:
+        """Gives that process an open file under a label (QMP `getfd`)."""
+
+    @abstractmethod
     def undefine(self, name: str) -> None:
         """Forgets a domain that is off, with its firmware variables. Nothing to do when it is absent."""
 

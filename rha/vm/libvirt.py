@@ -112,6 +112,35 @@ class LibvirtHost(VmHost):
             if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:  # it is off
                 raise VmError(f"domain {name} cannot be stopped", cause=str(error)) from error
 
+    def press_power(self, name: str) -> None:
+        domain = self._look_up(name)
+        if domain is None:
+            return
+        try:
+            domain.shutdown()
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:  # it is off
+                raise VmError(f"domain {name} cannot be asked to shut down", cause=str(error)) from error
+
+    def is_going_down(self, name: str) -> bool:
+        domain = self._look_up(name)
+        if domain is None:
+            return False
+        with _told(f"domain {name} cannot be asked for its state"):
+            return bool(domain.state()[0] == libvirt.VIR_DOMAIN_SHUTDOWN)
+
+    def monitor(self, name: str, command: str, /, **arguments: Any) -> Any:
+        text = json.dumps({"execute": command, "arguments": arguments})
+        with _told(f"domain {name} does not take {command}"):
+            answer = json.loads(libvirt_qemu.qemuMonitorCommand(self._domain(name), text, 0))
+        return _value(name, command, answer)
+
+    def hand_over(self, name: str, label: str, file: int) -> None:
+        text = json.dumps({"execute": "getfd", "arguments": {"fdname": label}})
+        with _told(f"domain {name} takes no file", "libvirt 8.2 or newer is needed"):
+            answer, _ = libvirt_qemu.qemuMonitorCommandWithFiles(self._domain(name), text, [file], 0)
+        _value(name, "getfd", json.loads(answer))
+
     def undefine(self, name: str) -> None:
         domain = self._look_up(name)
         if domain is not None:
@@ -205,6 +234,13 @@ class LibvirtHost(VmHost):
     def _xml(self, domain: Any) -> str:
         with _told("a domain's description cannot be read"):
             return str(domain.XMLDesc())
+
+
+def _value(name: str, command: str, answer: dict[str, Any]) -> Any:
+    """The return value of a QMP command. Raises VmError when it was refused."""
+    if "error" in answer:
+        raise VmError(f"domain {name} refused {command}", cause=answer["error"]["desc"])
+    return answer["return"]
 
 
 def _find_firmware() -> tuple[Path, Path]:

@@ -43,6 +43,21 @@ class NullHost(VmHost):
             self.calls.append(f"destroy {name}")
             self._states[name] = DomainState.OFF
 
+    def press_power(self, name: str) -> None:
+        if self.state(name) == DomainState.RUNNING:
+            self.calls.append(f"press {name}")
+            self._states[name] = DomainState.OFF
+
+    def is_going_down(self, name: str) -> bool:
+        return False
+
+    def monitor(self, name: str, command: str, /, **arguments: Any) -> Any:
+        self.calls.append(f"{command} {name}")
+        return {}
+
+    def hand_over(self, name: str, label: str, file: int) -> None:
+        self.calls.append(f"getfd {name}")
+
     def undefine(self, name: str) -> None:
         if self._states.pop(name, None):
             self.calls.append(f"undefine {name}")

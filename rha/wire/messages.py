@@ -108,6 +108,46 @@ class Answer(msgspec.Struct, kw_only=True):
     code: int = 0
 
 
+class OfferedDisk(msgspec.Struct, kw_only=True):
+    """A disk of a repaired master. `device`: its path there, for people."""
+
+    name: str
+    bytes: int
+    device: str = ""
+
+
+class Offer(msgspec.Struct, kw_only=True):
+    """Receiver → appliance, first frame: these disks may be overwritten with what the substitute has. `receiver` names
+    one run of the program (32 hex digits)."""
+
+    protocol: int
+    version: str
+    scenario: str
+    host: str
+    receiver: str
+    disks: list[OfferedDisk]
+
+
+class Taken(msgspec.Struct, kw_only=True):
+    """Appliance → receiver: the offer is known. Disks are from now on named by their index in `disks`. `bytes`: of each
+    of them, as the substitute has it; what a larger one has behind that is left alone."""
+
+    protocol: int
+    version: str
+    host: str
+    disks: list[str]
+    bytes: list[int]
+
+
+class Want(msgspec.Struct, kw_only=True):
+    """Appliance → receiver: the digests of these ranges (offset and length in bytes, whole units except at the disk's
+    end). `unit`: the flags of the HASHES frames that answer."""
+
+    disk: int
+    unit: int
+    ranges: list[tuple[int, int]]
+
+
 Method = Literal["full", "volume", "compare", "marked"]
 
 
@@ -138,6 +178,14 @@ class Rewind(msgspec.Struct, kw_only=True):
     start: Count
     position: Count
     prefix: Count
+    by: str = ""
+
+
+class Return(msgspec.Struct, kw_only=True):
+    """In the journal only, behind the sync data that a substitute's overlays hold. The images are what its disks were
+    when it was switched off, at `time` (the appliance's clock): no state of the master's stream, and consistent."""
+
+    time: float
     by: str = ""
 
 
