@@ -33,11 +33,23 @@ def corpus(target: str) -> list[Path]:
 
 def fuzz(target: str, *limit: str, seed: int) -> subprocess.CompletedProcess[str]:
     """One target with new data, in a process of its own; libFuzzer's options `limit` say how long."""
-    with tempfile.TemporaryDirectory(prefix="rha-fuzz-") as found:
-        words = [sys.executable, __file__, "--inside", target, found, str(CORPUS / target), f"-seed={seed}", *limit]
+    with tempfile.TemporaryDirectory(prefix="rha-fuzz-", dir="/dev/shm") as folder:
+        found = Path(folder) / "found"
+        found.mkdir()
+        words = [
+            sys.executable,
+            __file__,
+            "--inside",
+            target,
+            str(found),
+            str(CORPUS / target),
+            f"-seed={seed}",
+            *limit,
+        ]
         words += [f"-rss_limit_mb={MEMORY_MIB}", f"-timeout={INPUT_SECONDS}", f"-max_len={LONGEST}"]
         words += [f"-artifact_prefix={CORPUS / target}/", "-print_final_stats=1", "-verbosity=1"]
-        return subprocess.run(words, capture_output=True, text=True, errors="replace", check=False)
+        variables = os.environ | {"RHA_FUZZ_DIR": folder}  # libFuzzer leaves without any clean-up
+        return subprocess.run(words, env=variables, capture_output=True, text=True, errors="replace", check=False)
 
 
 def inside(target: str, words: list[str]) -> None:

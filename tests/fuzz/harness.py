@@ -6,6 +6,7 @@ frames and sets right what must be right; that damaged frames are refused is a t
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib
 import os
@@ -31,7 +32,8 @@ def confined(target: str) -> Callable[[bytes], None]:
     """The function of a target, which fails when anything but RhaError comes out of it, or something is written outside
     of its folder."""
     module = importlib.import_module(f"targets.{target}")
-    root = Path(tempfile.mkdtemp(prefix=f"rha-fuzz-{target}-", dir="/dev/shm"))
+    root = Path(tempfile.mkdtemp(prefix=f"rha-fuzz-{target}-", dir=os.environ.get("RHA_FUZZ_DIR", "/dev/shm")))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
     watch = _Watch(root)
 
     def run(data: bytes) -> None:
