@@ -18,6 +18,7 @@ from rha.fence.taking import Means
 from rha.image.storage_daemon import ImageSpec
 from rha.scenario import Scenario
 from rha.schedule import limit_at
+from rha.switch import guest
 from rha.switch.progress import Image
 from rha.switch.returning import FOLDER
 from rha.wire import codec
@@ -74,11 +75,17 @@ class Home:
         wanted = self.scenario.link.compression
         return codec.LZ4 if wanted == "auto" else codec.NAMES[wanted]
 
-    def adapt_guest(self, overlays: Sequence[Path]) -> None:
-        """The guest runs as the master left it: nothing was changed inside it."""
+    def adapt_guest(self, images: Sequence[Image], *, tcg: bool) -> None:
+        limit = self.scenario.vm.guest.limit
+        self._say_all(guest.adapt_again(self.scenario, _overlays(images), self.folder, tcg=tcg, limit=limit))
 
-    def restore_guest(self, overlays: Sequence[Path]) -> None:
-        """The guest runs as the master left it: nothing has to be written back."""
+    def restore_guest(self, images: Sequence[Image], *, tcg: bool) -> None:
+        limit = self.scenario.vm.guest.limit
+        self._say_all(guest.revert(_overlays(images), self.folder, tcg=tcg, limit=limit))
+
+    def _say_all(self, sentences: Sequence[str]) -> None:
+        for sentence in sentences:
+            self.say(f"guest: {sentence}")
 
     def release(self) -> None:
         if self.scenario.lease:
@@ -86,7 +93,7 @@ class Home:
 
     def keep(self, images: Sequence[Image], moment: float, by: str) -> int:
         """A substitute at an earlier point has two overlays a disk: what differs there, and what the guest wrote."""
-        written = [ImageSpec(image.name, Path(image.overlay), "qcow2") for image in images]
+        written = _overlays(images)
         below = [ImageSpec(image.name, Path(image.path), image.format) for image in images]
         is_point = [spec.path for spec in below] != self.replica.image_paths()
         layers = [below, written] if is_point else [written]
@@ -95,3 +102,8 @@ class Home:
     def reopen(self) -> None:
         (self.folder / ENDED).touch()
         self.replica.restore_images()
+
+
+def _overlays(images: Sequence[Image]) -> list[ImageSpec]:
+    """What the substitute has written to."""
+    return [ImageSpec(image.name, Path(image.overlay), "qcow2") for image in images]

@@ -24,6 +24,7 @@ from rha.vm.guest import drivers, outside, wanted
 from rha.vm.guest.travel import Answer, Kept, Request
 
 FILE = "guest.json"
+REVERTED = "guest-reverted.json"  # the file again, once everything in it was put back
 CHANGED = "guest-changed.json"  # what somebody has written on the substitute into files that were put back
 ASSUMED: Bus = "virtio"  # where the image could not be asked; what rha protects is Linux
 
@@ -105,8 +106,23 @@ def revert(disks: Sequence[ImageSpec], folder: Path, *, tcg: bool, limit: float)
         catalog.save(folder / CHANGED, answer.kept)
         names = ", ".join(one.path for one in answer.kept)
         said = [*said, f"changed on the substitute, kept in {folder / CHANGED}: {names}"]
-    forget(folder)
+    (folder / FILE).replace(folder / REVERTED)
     return [*said, *(f"WARNING: {text}" for text in answer.warnings)]
+
+
+def adapt_again(scenario: Scenario, disks: Sequence[ImageSpec], folder: Path, *, tcg: bool, limit: float) -> list[str]:
+    """Takes a `revert` back, also one that was cut off: the guest serves on as the substitute. What it has written
+    stays, whatever fails here. Returns sentences. May be repeated.
+
+    Raises RhaError.
+    """
+    revert(disks, folder, tcg=tcg, limit=limit)  # what was half put back must not be kept as the original
+    if not (folder / REVERTED).exists():
+        return ["the guest was not changed"]
+    answer = outside.run(disks, wanted.request(scenario, tcg=tcg), limit)
+    remember(folder, answer)
+    (folder / REVERTED).unlink()
+    return [*answer.said, *(f"WARNING: {text}" for text in answer.warnings)]
 
 
 def remember(folder: Path, answer: Answer) -> None:
@@ -122,4 +138,5 @@ def recall(folder: Path) -> Memory | None:
 
 def forget(folder: Path) -> None:
     """The overlays are gone, or the guest in them is as it was."""
-    (folder / FILE).unlink(missing_ok=True)
+    for name in (FILE, REVERTED):
+        (folder / name).unlink(missing_ok=True)

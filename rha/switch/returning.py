@@ -46,11 +46,13 @@ class ReturnHost(CopyHost, Protocol):
     def has_greeted(self) -> bool:
         """Has the master's engine come since the hand-over began? Then the master has booted from its disks."""
 
-    def adapt_guest(self, overlays: Sequence[Path]) -> None:
-        """What was changed inside the guest for the substitute, again; after `restore_guest`, the domain being off."""
+    def adapt_guest(self, images: Sequence[ledger.Image], *, tcg: bool) -> None:
+        """What was changed inside the guest for the substitute, again; after `restore_guest`, the domain being off.
+        `tcg`: no kvm on this host. Raises RhaError."""
 
-    def restore_guest(self, overlays: Sequence[Path]) -> None:
-        """The guest's own settings as they were on the master; the domain is off. What this writes travels."""
+    def restore_guest(self, images: Sequence[ledger.Image], *, tcg: bool) -> None:
+        """The guest's own settings as they were on the master; the domain is off. What this writes travels. Raises
+        RhaError."""
 
     def release(self) -> None:
         """Gives back the lease. Raises NetworkError."""
@@ -89,7 +91,7 @@ class Back:
             BackStep.CATCH_UP: Effect(lambda _: self.copy.catch_up(force=force)),
             BackStep.REVERT_REDIRECT: Effect(lambda _: self._revert_redirect(), self._redirect),
             BackStep.STOP_GUEST: Effect(self._stop_guest, self._start_guest),
-            BackStep.RESTORE_GUEST: Effect(lambda _: host.restore_guest(self._overlays), self._adapt_guest),
+            BackStep.RESTORE_GUEST: Effect(lambda _: self._restore_guest(), self._adapt_guest),
             BackStep.LAST_PASS: Effect(lambda _: self._last_pass()),
             BackStep.VERIFY: Effect(lambda _: self._verify()),
             BackStep.HAND_OVER: Effect(self._hand_over),
@@ -102,10 +104,6 @@ class Back:
         """Lets go of everything that is open; the domain is left alone."""
         self.copy.let_go()
         self._stack.close()
-
-    @property
-    def _overlays(self) -> list[Path]:
-        return [Path(image.overlay) for image in self.past.images]
 
     def _note(self, one: Pass) -> None:
         self.progress.passes = [*self.progress.passes, one]
@@ -188,10 +186,13 @@ class Back:
         if wanted.ready:
             wait_ready(wanted.ready, self.vm, self.past.domain, wanted.network, wanted.ready_timeout)
 
+    def _restore_guest(self) -> None:
+        self.host.restore_guest(self.past.images, tcg=self.past.accelerator != "kvm")
+
     def _adapt_guest(self) -> None:
         self.close()
         if self._is_off():
-            self.host.adapt_guest(self._overlays)
+            self.host.adapt_guest(self.past.images, tcg=self.past.accelerator != "kvm")
 
     def _last_pass(self) -> None:
         """What the last bitmap holds: what the guest wrote to its end, and what was written back after that."""

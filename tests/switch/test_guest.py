@@ -17,6 +17,7 @@ from rha.switch.failover import discard_substitute, run_failover
 from rha.switch.progress import trigger
 from rha.vm.accelerator import Accelerator
 from rha.vm.guest import outside
+from rha.vm.guest.travel import Kept
 from rha.vm.null import NullHost
 from tests.switch.one_scenario import OneScenario
 from tests.vm.guest.image import look, make_guest
@@ -139,3 +140,48 @@ def alive(group: int) -> list[int]:
             if int(words[2]) == group and words[0] != "Z":
                 found.append(int(path.parent.name))
     return found
+
+
+@pytest.fixture
+def asked(monkeypatch, tmp_path):
+    """Every request to the child, answered as if it had changed one file; a revert has nothing to keep."""
+    found = []
+    kept = [Kept(path="/etc/hostname", before=None, after=b"dr")]
+
+    def run(_disks, request, _limit):
+        found.append(request.act)
+        return outside.Answer(kept=kept if request.act == "adapt" else [], said=[request.act])
+
+    monkeypatch.setattr(outside, "run", run)
+    guest.remember(tmp_path, outside.Answer(kept=kept))
+    return found
+
+
+def back(folder):
+    return guest.revert([], folder, tcg=True, limit=1)
+
+
+def again(folder):
+    host = OneScenario(folder, [folder / "root.raw"], Vm(network=Network(kind="user")))
+    return guest.adapt_again(host.scenario, [], folder, tcg=True, limit=1)
+
+
+def test_a_revert_that_is_taken_back(tmp_path, asked):
+    assert back(tmp_path) == ["revert"]
+    assert back(tmp_path) == ["the guest was not changed"]
+    assert again(tmp_path) == ["adapt"]
+    assert asked == ["revert", "adapt"]
+    assert guest.recall(tmp_path).kept[0].path == "/etc/hostname"
+    assert back(tmp_path) == ["revert"]
+
+
+def test_a_revert_that_was_cut_off_is_ended_before_it_is_taken_back(tmp_path, asked):
+    """Else what was adapted would be kept as what was there before."""
+    again(tmp_path)
+    assert asked == ["revert", "adapt"]
+
+
+def test_a_guest_that_was_not_adapted_is_left_alone(tmp_path, asked):
+    guest.forget(tmp_path)
+    assert back(tmp_path) == again(tmp_path) == ["the guest was not changed"]
+    assert asked == []
