@@ -15,10 +15,11 @@ import msgspec
 
 from rha import schedule
 from rha.errors import StateError, VmError
-from rha.scenario import BootCheck, BootTest, Check, Duration, Scenario
+from rha.scenario import BootCheck, BootTest, Check, Duration, Network, Scenario
 from rha.switch.plan import Step
 from rha.units import show_bytes, show_seconds
 from rha.vm.base import DomainState
+from rha.vm.guest import wanted
 from rha.watch import tcp
 from rha.watch.base import NoAnswer
 
@@ -30,6 +31,7 @@ DEFAULT_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "postgres": 5432,
 
 class BootStep(StrEnum):
     OPEN_POINT = "open-point"
+    ADAPT_GUEST = "adapt-guest"
     DEFINE_DOMAIN = "define-domain"
     START_DOMAIN = "start-domain"
     WAIT_READY = "wait-ready"
@@ -55,6 +57,17 @@ def domain_of_test(scenario: str) -> str:
     return f"rha-{scenario}.test"
 
 
+def tested(scenario: Scenario) -> Scenario:
+    """The scenario as its test runs: the guest is fitted to the network card that it has there."""
+    network = Network(kind="user", mac=scenario.vm.network.mac)
+    return msgspec.structs.replace(scenario, vm=msgspec.structs.replace(scenario.vm, network=network))
+
+
+def address_of(scenario: Scenario) -> str:
+    """The guest's fixed IPv4 address with its prefix length; empty: it asks by DHCP."""
+    return scenario.test.address or next((one for one in scenario.vm.guest.addresses if ":" not in one), "")
+
+
 def memory_of(scenario: Scenario) -> int:
     return int(scenario.vm.memory if scenario.test.memory is None else scenario.test.memory)
 
@@ -71,6 +84,7 @@ def plan(scene: Scene) -> tuple[Step, ...]:
     disks = ", ".join(disk.name for disk in scene.scenario.disk)
     shown = "the newest point" if scene.at == NEWEST else f"the point {scene.at}"
     size = f"{show_bytes(memory_of(scene.scenario))}, {cpus_of(scene.scenario)} CPU"
+    adapt = wanted.sentence(tested(scene.scenario))
     return (
         Step(
             BootStep.OPEN_POINT,
@@ -78,6 +92,7 @@ def plan(scene: Scene) -> tuple[Step, ...]:
             120,
             "remove the overlays with all that the guest has written",
         ),
+        *([Step(BootStep.ADAPT_GUEST, adapt, scene.scenario.vm.guest.limit)] if adapt else []),
         Step(
             BootStep.DEFINE_DOMAIN,
             f"choose firmware, bus and accelerator; define domain {name} ({size}) on a network of its own",

@@ -12,17 +12,19 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from rha.errors import VmError
+from rha.image import formats
 from rha.report import CheckReport, Point
-from rha.scenario import Forward, Network, Scenario
-from rha.switch import bootreport
+from rha.scenario import Forward, Scenario
+from rha.switch import bootreport, guest
 from rha.switch.bootcheck import Guest
-from rha.switch.bootplan import NEWEST, BootStep, domain_of_test, guest_ports, ready_check
+from rha.switch.bootplan import NEWEST, BootStep, address_of, domain_of_test, guest_ports, ready_check, tested
 from rha.switch.lag import Behind, Lag
 from rha.switch.progress import Image, Progress
 from rha.switch.ready import last_words
 from rha.switch.runner import Effect
 from rha.vm.accelerator import Accelerator
-from rha.vm.base import Bus, DomainState, VmHost, VmSpec
+from rha.vm.base import DomainState, VmHost, VmSpec
+from rha.vm.card import network_of
 from rha.vm.firmware import choose_firmware
 
 
@@ -98,6 +100,7 @@ class Effects:
         self._until = time.monotonic() + host.scenario.test.limit
         self.all: dict[str, Effect] = {
             BootStep.OPEN_POINT: Effect(lambda _: self._open(), host.close_point),
+            BootStep.ADAPT_GUEST: Effect(self._adapt),
             BootStep.DEFINE_DOMAIN: Effect(lambda _: self._define(), lambda: undefine(vm, progress.scenario)),
             BootStep.START_DOMAIN: Effect(lambda _: self._start(), lambda: destroy(vm, progress.scenario)),
             BootStep.WAIT_READY: Effect(lambda _: self._wait_ready()),
@@ -113,6 +116,22 @@ class Effects:
             for disk, (file, overlay) in zip(self._scenario.disk, opened.disks, strict=True)
         ]
 
+    def _adapt(self, limit: float) -> None:
+        """As a failover does it, and what it finds is the report's."""
+        tcg = self._choose(self._scenario.vm.accelerator).name == "tcg"
+        make = self._make_overlays
+        guest.adapt(tested(self._scenario), self._folder, self._progress, tcg=tcg, make_overlays=make, limit=limit)
+        guest.forget(self._folder)  # nothing is put back: the overlays are thrown away
+
+    def _make_overlays(self) -> None:
+        for image in self._progress.images:
+            Path(image.overlay).unlink()
+            formats.overlay(Path(image.overlay), Path(image.path), image.format)
+
+    @property
+    def _folder(self) -> Path:
+        return self._host.folder / bootreport.FOLDER / self._progress.report
+
     def _define(self) -> None:
         progress, wanted = self._progress, self._scenario.vm
         images = [(Path(image.path), image.format) for image in progress.images]
@@ -120,7 +139,7 @@ class Effects:
         first, progress.firmware, progress.firmware_why = choose_firmware(wanted.firmware, images)
         accelerator = self._choose(wanted.accelerator)
         progress.accelerator, progress.accelerator_why = accelerator.name, accelerator.why
-        bus: Bus = "virtio" if wanted.bus == "auto" else wanted.bus
+        bus = guest.bus_of(self._scenario, progress)
         progress.bus = bus
         progress.forwards = forwards(guest_ports(self._scenario))
         self._vm.define(
@@ -134,11 +153,11 @@ class Effects:
                 accelerator=accelerator.name,
                 disks=(overlays[first], *overlays[:first], *overlays[first + 1 :]),
                 backing=tuple(path for path, _ in images),
-                network=Network(kind="user", mac=wanted.network.mac, forward=progress.forwards),
-                folder=self._host.folder / bootreport.FOLDER / progress.report,
+                network=msgspec.structs.replace(network_of(tested(self._scenario)), forward=progress.forwards),
+                folder=self._folder,
                 store=self._host.store,
                 isolated=True,
-                guest_address=self._scenario.test.address,
+                guest_address=address_of(self._scenario),
             )
         )
 

@@ -16,7 +16,7 @@ from rha.appliance.replica import Replica
 from rha.appliance.tester import Tester, concerns
 from rha.errors import RhaError
 from rha.report import Tested
-from rha.scenario import BootTest, Vm
+from rha.scenario import BootTest, Guest, Vm
 from rha.switch import bootreport, testboot
 from rha.switch.bootplan import domain_of_test
 from rha.vm.base import DomainState, VmSpec
@@ -53,7 +53,7 @@ class Site:
         scenario = self.replica.scenario
         assert scenario is not None
         test = BootTest(**{"check": [console_check()], **words})  # type: ignore[arg-type]
-        vm = Vm(firmware="bios", accelerator="tcg")
+        vm = Vm(firmware="bios", accelerator="tcg", guest=Guest(adapt="no"))
         self.replica._intake.scenario = msgspec.structs.replace(scenario, vm=vm, test=test)
 
     def write(self, data: bytes) -> None:

@@ -26,6 +26,8 @@ TEST = """
 [vm]
 memory = "64MiB"
 accelerator = "tcg"
+[vm.guest]
+adapt = "no"
 [test]
 keep = 2
 [[test.check]]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rha.errors import StateError, VmError
 from rha.report import Point
-from rha.scenario import Appliance, BootCheck, BootTest, Disk, Duration, Scenario, Vm
+from rha.scenario import Appliance, BootCheck, BootTest, Disk, Duration, Guest, Scenario, Vm
 from rha.switch.bootsteps import BootDisks
 from rha.switch.lag import Behind
 from rha.vm.base import DomainState, VmSpec
@@ -26,7 +26,7 @@ class BootSite:
             name="web",
             disk=[Disk(name="root", device="/dev/vda"), Disk(name="data", device="/dev/vdb")],
             appliance=Appliance(address="a:1", ca="/a", certificate="/b", key="/c"),
-            vm=Vm(firmware="bios"),
+            vm=Vm(firmware="bios", guest=Guest(adapt="no")),
             test=test,
         )
 
@@ -67,6 +67,7 @@ class TalkingHost(NullHost):
 
     def define(self, spec: VmSpec) -> None:
         assert spec.isolated
+        self.last = spec
         super().define(spec)
 
     def console(self, name: str, *, tail_bytes: int = 2000) -> str:

@@ -9,11 +9,12 @@ import msgspec
 import pytest
 
 from rha.errors import RhaError
-from rha.scenario import Appliance, BootCheck, BootTest, Check, Disk, Forward, Network, Scenario, Size, Vm
+from rha.scenario import Appliance, BootCheck, BootTest, Check, Disk, Forward, Guest, Network, Scenario, Size, Vm
 from rha.switch.bootplan import (
     HOST_BYTES,
     Due,
     Scene,
+    address_of,
     describe,
     domain_of_test,
     due,
@@ -41,11 +42,21 @@ def with_test(**words: object) -> Scenario:
 
 def test_the_steps_and_what_takes_them_back() -> None:
     steps = plan(SCENE)
-    assert [step.name for step in steps] == ["open-point", "define-domain", "start-domain", "wait-ready", "check"]
-    assert [bool(step.undo) for step in steps] == [True, True, True, False, False]
+    assert [step.name for step in steps] == [
+        "open-point", "adapt-guest", "define-domain", "start-domain", "wait-ready", "check"
+    ]  # fmt: skip
+    assert [bool(step.undo) for step in steps] == [True, False, True, True, False, False]
     assert steps[0].sentence.startswith("open the newest point of root, data as overlays")
-    assert steps[3].sentence == "wait until the guest answers http port 80"
-    assert steps[4].sentence == "ask the guest: tcp port 22, console 'login:', agent"
+    assert steps[4].sentence == "wait until the guest answers http port 80"
+    assert steps[5].sentence == "ask the guest: tcp port 22, console 'login:', agent"
+
+
+def test_the_guests_address_is_the_tests_else_the_substitutes() -> None:
+    vm = Vm(guest=Guest(addresses=["2001:db8::9/64", "192.0.2.9/24"]))
+    scenario = msgspec.structs.replace(SCENARIO, vm=vm, test=BootTest())
+    assert address_of(scenario) == "192.0.2.9/24"
+    assert address_of(msgspec.structs.replace(scenario, test=BootTest(address="198.51.100.9/24"))) == "198.51.100.9/24"
+    assert address_of(msgspec.structs.replace(scenario, vm=Vm())) == ""
 
 
 def test_who_asks_nothing_is_told_so() -> None:

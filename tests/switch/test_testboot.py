@@ -6,10 +6,11 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from rha.errors import StateError, VmError
-from rha.scenario import BootTest
+from rha.scenario import BootTest, Vm
 from rha.switch import bootreport, testboot
 from rha.switch.bootplan import BootStep, domain_of_test
 from rha.switch.bootreport import BootReport
@@ -18,6 +19,8 @@ from rha.switch.runner import Effect
 from rha.switch.testboot import TestBoot, clear_cut_off
 from rha.vm.accelerator import Accelerator
 from rha.vm.base import DomainState
+from rha.vm.guest import outside
+from rha.vm.guest.travel import Answer, Kept, Request
 from rha.vm.null import NullHost
 from tests.switch.boot_site import BootSite, TalkingHost, console_check
 
@@ -59,6 +62,24 @@ def test_passed_reported_and_thrown_away(site: BootSite) -> None:
     text = (site.folder / "tests" / report.folder / "report.txt").read_text()
     assert "asked for by eve (to be sure)" in text
     assert "console 'login:': answered after" in text
+
+
+def test_the_guest_is_adapted_as_in_a_failover(site: BootSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Request] = []
+
+    def look(disks: object, request: Request, limit: float) -> Answer:
+        asked.append(request)
+        kept = [Kept(path="/etc/hostname", before=None, after=b"dr")]
+        return Answer(bus="sata", bus_why="sata: no virtio in its initramfs", kept=kept)
+
+    monkeypatch.setattr(outside, "run", look)
+    site.scenario = msgspec.structs.replace(site.scenario, vm=Vm(firmware="bios"))
+    vm = TalkingHost()
+    report = boot_of(site, vm).run()
+    assert (report.outcome, report.bus) == ("passed", "sata")
+    assert "no virtio in its initramfs" in report.steps[1].sentence
+    assert asked[0].wish.mac == vm.last.network.mac != ""
+    assert not list(site.folder.rglob("guest.json")), "a failover would take it for its own"
 
 
 def test_a_check_that_is_not_answered_fails(site: BootSite) -> None:
