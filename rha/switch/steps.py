@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import time
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -200,5 +200,10 @@ def remove_overlays(folder: Path, progress: Progress) -> None:
     guest.forget(folder)
     for image in progress.images:
         Path(image.overlay).unlink(missing_ok=True)
-    with suppress(FileNotFoundError):
+    try:
         (folder / OVERLAYS).rmdir()
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # somebody else's file is in it: it stays, and is no reason to keep the substitute
+        if error.errno != errno.ENOTEMPTY:
+            raise

@@ -3,6 +3,7 @@
 import fcntl
 import shutil
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -150,6 +151,14 @@ def test_two_at_once_are_refused(host):
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(StateError, match="at work"):
             go(host, NullHost())
+
+
+def test_discard_leaves_what_is_not_its_own(host):
+    vm = NullHost()
+    stranger = Path(go(host, vm).images[0].overlay).with_name("notes.txt")
+    stranger.write_text("why we failed over")
+    discard_substitute(host.folder, vm, "web")
+    assert [path.name for path in stranger.parent.iterdir()] == ["notes.txt"]
 
 
 def test_discard_leaves_the_images_alone(host):
