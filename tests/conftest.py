@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,6 +18,7 @@ from demo import hypervisor
 hypothesis.settings.register_profile("rha", deadline=None)
 hypothesis.settings.load_profile("rha")
 
+UNMOUNT_SECONDS = 30
 NO_SKIP = os.environ.get("RHA_NO_SKIP") == "1"
 
 
@@ -79,10 +81,19 @@ def mounted(tmp_path: Path) -> Iterator[Callable[..., Path]]:
             point = tmp_path / f"mnt-{Path(device).name}"
             point.mkdir()
             subprocess.run(["mount", *options, device, str(point)], check=True)
-            stack.callback(subprocess.run, ["umount", str(point)], check=True)
+            stack.callback(_unmount, point)
             return point
 
         yield make
+
+
+def _unmount(point: Path) -> None:
+    """Busy while a process that was killed still ends."""
+    until = time.monotonic() + UNMOUNT_SECONDS
+    while (done := subprocess.run(["umount", str(point)], capture_output=True, text=True, check=False)).returncode:
+        assert "busy" in done.stderr, done.stderr
+        assert time.monotonic() < until, done.stderr
+        time.sleep(0.05)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import click
 import msgspec
 import pytest
 
-from rha.cli import ask, failover, main, moving, verify
+from rha.cli import ask, failover, main, verify
 from rha.control import local
 from rha.errors import Exit, StateError
 from rha.report import DiskReport, Point, Report, VmReport
@@ -120,7 +120,7 @@ class Appliance:
             return {"steps": ["apply the spool", "start the VM"], "sentence": "nothing was done"}
         vm = VmReport(domain="rha-web1", state="booting")
         self.now = report(state="failing over", why="waiting for the service", vm=vm)
-        time.sleep(3 * moving.POLL_SECONDS)
+        time.sleep(3 * ask.POLL_SECONDS)
         return {"sentence": "serving after 38 s"}
 
     def handlers(self) -> dict[str, Callable[..., Any]]:

@@ -29,6 +29,9 @@ class NoImages:
     def is_guard_due(self, message: Message, durable: StreamState) -> bool:
         return False
 
+    def first_state(self, state: StreamState) -> StreamState:
+        return state
+
     def open_first(self, state: StreamState) -> None:
         pass
 
