@@ -42,7 +42,7 @@ def ordered(lab: Lab, size: int = 64 * MIB) -> tuple[Engine, Disk]:
 
 def history(engine: Engine) -> list[dict[str, Any]]:
     done = subprocess.run(
-        [*RHA, "history", engine.name, "--json"],
+        [*RHA, "history", engine.name, "--states", "--json"],
         env=environment(engine.socket.parent),
         capture_output=True,
         text=True,
