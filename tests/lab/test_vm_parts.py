@@ -35,9 +35,8 @@ def test_bad_sectors_refuse_writes_only() -> None:
 def test_ahci_disks_get_a_port_each() -> None:
     some = Path("/x")
     disks = tuple(disk.Disk(name, some, "ahci") for name in ("a", "b"))
-    words = qemu.words(
-        qemu.Hardware("m", "tcg", 512, 1, some, some, some, some, some, disks, (USER,)), agent=5, monitor=6
-    )
+    hardware = qemu.Hardware("m", "tcg", 512, 1, some, some, some, "qcow2", some, some, disks, (USER,))
+    words = qemu.words(hardware, agent=5, monitor=6)
     devices = [json.loads(word) for word in words if word.startswith('{"driver": "ide-hd"')]
     assert [one["bus"] for one in devices] == ["ide.0", "ide.1"]
 

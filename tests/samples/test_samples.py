@@ -79,7 +79,7 @@ def test_every_default_satisfies_the_rules() -> None:
 def test_the_samples_test_is_right_when_uncommented() -> None:
     text = resources.files("rha").joinpath("scenario_sample.toml").read_text(encoding="utf-8")
     head, _, tail = text.partition("# The test that disturbs nothing")
-    lines = re.findall(r"^# (\[+test.*|[a-z]+ = .*)$", tail.partition("# Redirections:")[0], re.M)
+    lines = re.findall(r"^# (\[+test.*|[a-z]+ = .*)$", tail.partition("# What rha bookmark")[0], re.M)
     data = tomllib.loads(head + "\n".join(lines))
     assert schema.mistakes(data, scenario.Scenario, scenario_check.rules) == []
     assert [check["kind"] for check in data["test"]["check"]] == ["tcp", "console", "agent"]
