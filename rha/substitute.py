@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from rha.decoding import NotReadable, from_json
 from rha.errors import ConfigError
 
 MARK = "/etc/rha/substitute"
@@ -38,9 +39,9 @@ def load(path: Path | None = None) -> Mark | None:
     """
     path = path or Path(MARK)
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Mark)
+        return from_json(path.read_bytes(), Mark)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.MsgspecError, RecursionError, ValueError) as error:
+    except (OSError, NotReadable) as error:
         hint = f"on a substitute leave it; on the master itself: rm {path}"
         raise ConfigError(f"{path} cannot be read", cause=str(error), hint=hint) from error

@@ -23,6 +23,7 @@ from typing import Protocol
 
 import msgspec
 
+from rha.decoding import from_json
 from rha.errors import HostError, RhaError, StateError, StorageError
 from rha.fence import permit
 from rha.fence.holder import Holder, permit_path
@@ -279,7 +280,7 @@ class Release:
 def _load(path: Path) -> Note | None:
     """Raises StorageError when it cannot be read: whether this master may serve is not known then."""
     try:
-        note = msgspec.json.decode(path.read_bytes(), type=Note)
+        note = from_json(path.read_bytes(), Note)
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError) as error:

@@ -156,9 +156,8 @@ def do_all(run: Run, todo: Sequence[Step], *, checked: bool) -> None:
             if step.name not in CHECKS:
                 run.do(step)
     except Exception:
-        if (
-            run.progress.begun == {StepName.FENCE} and not run.progress.tried
-        ):  # the master may serve still: nothing has begun, it may connect
+        # The master may serve still: nothing has begun, it may connect.
+        if run.progress.begun == {StepName.FENCE} and not run.progress.tried:
             (run.folder / ledger.FILE).unlink()
             raise
         switches.record(run.folder, run.progress, begun)

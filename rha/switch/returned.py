@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from rha.appliance.catalog import save
+from rha.decoding import from_json
 from rha.errors import StorageError
 from rha.report import ReturnReport
 from rha.switch.passes import Pass
@@ -50,7 +51,7 @@ def load(folder: Path) -> Returned | None:
     """The switchback of a scenario's folder; None: there is none. Raises StorageError when its file cannot be read."""
     path = folder / FILE
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Returned)
+        return from_json(path.read_bytes(), Returned)
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError) as error:

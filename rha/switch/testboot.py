@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from rha.appliance import catalog
+from rha.decoding import from_json
 from rha.errors import RhaError, StateError, VmError
 from rha.switch import bootreport
 from rha.switch.bootplan import BootStep, Scene, cpus_of, domain_of_test, memory_of, plan
@@ -229,7 +230,7 @@ def load(scenario_folder: Path) -> BootProgress | None:
     """The test of a scenario's folder; None: there is none, or what is there cannot be read: then only the domain's own
     mark says that there was one."""
     with suppress(OSError, msgspec.MsgspecError):
-        return msgspec.json.decode((scenario_folder / FILE).read_bytes(), type=BootProgress)
+        return from_json((scenario_folder / FILE).read_bytes(), BootProgress)
     return None
 
 

@@ -22,6 +22,7 @@ from typing import IO
 
 import msgspec
 
+from rha.decoding import NotReadable, from_json
 from rha.errors import HostError, VmError
 from rha.image.storage_daemon import ImageSpec, StorageDaemon
 from rha.units import show_seconds
@@ -128,8 +129,8 @@ def _start_of(file: IO[bytes]) -> bytes:
 def _understood(said: bytes, complaint: bytes, status: int) -> Answer:
     """The answer, its sentences fit for a terminal: names in them are the guest's. Raises VmError."""
     try:
-        answer = msgspec.json.decode(said, type=Answer)
-    except (msgspec.MsgspecError, RecursionError, ValueError) as error:  # it may be anybody by now
+        answer = from_json(said, Answer)
+    except NotReadable as error:  # it may be anybody by now
         words = plain(complaint.decode(errors="replace").strip()[-SAID_CHARACTERS:])
         cause = f"exit status {status}: {words or 'it said nothing'}"
         raise VmError("the process for the guest has died", cause=cause, hint=HINT) from error
