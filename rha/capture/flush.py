@@ -40,12 +40,12 @@ def _sync(*words: str) -> None:
 
 
 def _frozen(mounts: Sequence[str]) -> list[str]:
-    """Not every file system can be frozen; what is on the disk is whole without it, too."""
-    done = []
+    """Not every file system can be frozen; what is on the disk is whole without it, too. Which were not is said."""
+    done, not_done = list[str](), list[str]()
     for mount in mounts:
         try:
             freeze_once([mount])
             done.append(mount)
-        except DeviceError:
-            continue
-    return [f"frozen for a moment: {', '.join(done)}"] if done else []
+        except DeviceError as error:
+            not_done.append(f"{mount} was not frozen ({error.cause or error.what})")
+    return [*([f"frozen for a moment: {', '.join(done)}"] if done else []), *not_done]
