@@ -16,10 +16,12 @@ import msgspec
 
 from rha.app.base import Where
 from rha.app.holder import GRACE_SECONDS, LET_GO_SECONDS, Task, Word
+from rha.decoding import NotReadable, from_json
 from rha.errors import HostError, StateError
 from rha.scenario import QuiesceApp, QuiesceScript, encode_unit
 
 MARGIN_SECONDS = 5.0  # for a holder to start, and to end
+MAX_WORD_BYTES = 64 << 10  # of an answer
 RANK = {"script": 0, "postgresql": 1, "mariadb": 2}
 
 
@@ -110,5 +112,10 @@ class Held:
                 cause = f"its holder ended (exit code {self._process.wait()}); the limit is {self._table.limit:g} s"
                 raise StateError(f"{self._name} could not be held", cause=cause, hint="is its server busy, or stopped?")
             self._heard += more
+            if len(self._heard) > MAX_WORD_BYTES:
+                raise StateError(f"{self._name} could not be held", cause="its holder says more than an answer")
         line, _, self._heard = self._heard.partition(b"\n")
-        return msgspec.json.decode(line, type=Word)
+        try:
+            return from_json(line, Word)
+        except NotReadable as error:  # it runs as the database's user, and may be anybody by now
+            raise StateError(f"{self._name} could not be held", cause=f"its holder said: {error}") from error
