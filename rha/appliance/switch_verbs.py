@@ -12,10 +12,10 @@ from rha.appliance import maintenance
 from rha.appliance.maintenance import Pause
 from rha.appliance.warden import Warden
 from rha.control.local import Handler
-from rha.errors import StateError
+from rha.errors import RhaError, StateError
 from rha.report import Point
 from rha.switch import failover, planned, switches
-from rha.switch.progress import Progress
+from rha.switch.progress import Progress, Trigger
 
 ASKED = "asked for by a person"
 
@@ -57,14 +57,19 @@ class SwitchVerbs:
                 cause="it is alive; a substitute beside it would make two that write",
                 hint=f"rha switchover {scenario} lets it hand over; rha failover {scenario} --force overrules this",
             )
-        return _done(warden.fail_over(warden.trigger(person, reason or ASKED), force=force, wanted=wanted))
+        return _asked(
+            warden,
+            "failover",
+            person,
+            lambda: warden.fail_over(_trigger(warden, person, reason), force=force, wanted=wanted),
+        )
 
     def switchover(self, scenario: str, dry_run: bool = False, person: str = "operator", reason: str = "") -> Any:
         """`sentence` and `steps`. Raises as Warden.switch_over."""
         warden = self._warden_of(scenario)
         if dry_run:
             return _nothing(planned.steps_ahead(warden.host(), warden.vm))
-        return _done(warden.switch_over(warden.trigger(person, reason or ASKED)))
+        return _asked(warden, "switchover", person, lambda: warden.switch_over(_trigger(warden, person, reason)))
 
     def discard(self, scenario: str, person: str = "operator", reason: str = "") -> Any:
         warden, begun = self._warden_of(scenario), time.time()
@@ -105,6 +110,20 @@ def _point(warden: Warden, text: str) -> Point | None:
 
 def _nothing(steps: list[str]) -> dict[str, Any]:
     return {"sentence": "nothing was changed", "steps": steps}
+
+
+def _trigger(warden: Warden, person: str, reason: str) -> Trigger:
+    return warden.trigger(person, reason or ASKED)
+
+
+def _asked(warden: Warden, kind: str, person: str, act: Callable[[], Progress]) -> dict[str, Any]:
+    """The order and what became of it stand in the log, too: who gave it may have hung up. Raises as `act`."""
+    warden.say(f"{person} has ordered a {kind}")
+    try:
+        return _done(act())
+    except RhaError as error:
+        warden.say(f"the {kind} that {person} has ordered: {error!s}".replace("\n", "; "))
+        raise
 
 
 def _done(progress: Progress) -> dict[str, Any]:

@@ -69,10 +69,10 @@ class Warden(threading.Thread):
                 self._look()
                 self._bug = ""
             except RhaError as error:
-                self._say(str(error).replace("\n", "; "))
+                self.say(str(error).replace("\n", "; "))
             except Exception as error:  # noqa: BLE001 - a bug must neither end the watch nor be hidden by its going on
                 self._bug = f"bug in the watch: {error!r}"
-                self._say("".join(traceback.format_exception(error)))
+                self.say("".join(traceback.format_exception(error)))
 
     def stop(self) -> None:
         """Ends the watch; a substitute that runs goes on running."""
@@ -94,7 +94,7 @@ class Warden(threading.Thread):
         if verdict.ask:
             self._watcher.ask(scenario, time.monotonic() - self._silence())
         if verdict.action is not Action.NONE:
-            self._say(verdict.why)
+            self.say(verdict.why)
         if verdict.action is not Action.FAILOVER:
             self._refused = ""
         elif time.monotonic() >= self._retry_at:
@@ -125,7 +125,7 @@ class Warden(threading.Thread):
         beat = self.replica.last_heartbeat
         is_released = bool(beat and beat.report and beat.report.released and self.replica.is_connected)
         if is_released and self._may_order():
-            self._say(str(self._order("resume", RESUME_SECONDS)))
+            self.say(str(self._order("resume", RESUME_SECONDS)))
 
     def _silence(self) -> float:
         """Seconds since the master's last sign of life, or since this watch began."""
@@ -145,7 +145,7 @@ class Warden(threading.Thread):
             return 0.0
         return max(0.0, min(ended, time.time()) + scenario.watch.calm - time.time())
 
-    def _say(self, sentence: str) -> None:
+    def say(self, sentence: str) -> None:
         """To the log, once: numbers that only count up do not make it news."""
         kind = "".join(letter for letter in sentence if not letter.isdigit())
         if kind != self._said:
@@ -161,7 +161,7 @@ class Warden(threading.Thread):
         scenario = self.replica.scenario
         if scenario is None:
             raise StateError(f"{self.replica.name} was never connected", cause="its scenario is not known here")
-        return ReplicaHost(self.replica, scenario, self._store, self._hang_up, self._means, self._say, self._order)
+        return ReplicaHost(self.replica, scenario, self._store, self._hang_up, self._means, self.say, self._order)
 
     def _go_on_with_switch(self) -> bool:
         """True when a switch was begun that leaves nothing to be watched. One that was cut off, or failed by itself, is
@@ -190,9 +190,9 @@ class Warden(threading.Thread):
     def _roll_back(self) -> None:
         try:
             with self._acting:
-                planned.roll_back(self.host(), self.vm, say=self._say)
+                planned.roll_back(self.host(), self.vm, say=self.say)
         except RhaError as error:
-            self._say(f"a switchover is not rolled back yet: {error!s}".replace("\n", "; "))
+            self.say(f"a switchover is not rolled back yet: {error!s}".replace("\n", "; "))
 
     def _go_on(self, past: Progress) -> None:
         if past.kind == ledger.SWITCHOVER:
@@ -212,10 +212,10 @@ class Warden(threading.Thread):
             self._retry_at = time.monotonic() + RETRY_SECONDS
             if ledger.load(self.replica.folder) is None:  # refused before anything began: tried again after a while
                 self._refused = f"failover refused: {error!s}".replace("\n", "; ")
-                self._say(self._refused)
+                self.say(self._refused)
                 return
             self._failures += 1
-            self._say(f"failover failed ({self._failures} of {RETRIES}): {error!s}".replace("\n", "; "))
+            self.say(f"failover failed ({self._failures} of {RETRIES}): {error!s}".replace("\n", "; "))
 
     def fail_over(self, cause: Trigger, *, force: bool = False, wanted: Point | None = None) -> Progress:
         """Makes the substitute VM serve. Blocks until it does.
@@ -223,7 +223,7 @@ class Warden(threading.Thread):
         Raises StateError when another failover is at work or the plan refuses, and the failed step's error.
         """
         with self._acting:
-            return run_failover(self.host(), self.vm, cause, force=force, wanted=wanted, say=self._say)
+            return run_failover(self.host(), self.vm, cause, force=force, wanted=wanted, say=self.say)
 
     def switch_over(self, cause: Trigger) -> Progress:
         """The master hands its service over to a substitute VM. Blocks until that serves.
@@ -231,7 +231,7 @@ class Warden(threading.Thread):
         Raises as `run_switchover`.
         """
         with self._acting:
-            return run_switchover(self.host(), self.vm, cause, say=self._say)
+            return run_switchover(self.host(), self.vm, cause, say=self.say)
 
     def discard(self) -> str:
         """Ends a failover: the substitute and everything it wrote are removed, and the appliance receives again.
@@ -244,7 +244,7 @@ class Warden(threading.Thread):
             raise StateError(f"{name} has no substitute", cause="it has not failed over", hint="rha status")
         if is_revocable(past):
             raise StateError(f"a switchover of {name} is being rolled back", hint="rha status --watch")
-        discard_substitute(folder, self.vm, name, release=self._release, say=self._say)
+        discard_substitute(folder, self.vm, name, release=self._release, say=self.say)
         (folder / ENDED).touch()
         self.replica.restore_images()
         self._failures = 0
@@ -254,7 +254,7 @@ class Warden(threading.Thread):
         """Whoever has taken the lease gives it back. Raises NetworkError when etcd does not answer."""
         scenario = self.replica.scenario
         if scenario and scenario.lease:
-            self._say(taking.release(scenario, self._means))
+            self.say(taking.release(scenario, self._means))
 
     def why_not_receive(self) -> StateError | None:
         """The reason why the master may not connect: a substitute stands in its place. One that is only about to hand
@@ -284,7 +284,7 @@ class Warden(threading.Thread):
         if found and found.is_over(time.time()):
             maintenance.end(folder)
             switches.note(folder, "resume", "appliance", "its time is over", time.time(), f"it was {found.sentence()}")
-            self._say(f"no longer {found.sentence()}")
+            self.say(f"no longer {found.sentence()}")
 
     # Report ---------------------------------------------------------------------------------------------------
 

@@ -50,7 +50,7 @@ class Planned(Site):
         self.lab.stack.callback(os.close, held)
         self.bin = self.lab.folder / "bin"
         self.bin.mkdir()
-        self.counted = self.lab.folder / "counted"
+        self.counted, self.said = self.lab.folder / "counted", self.lab.folder / "switchover.said"
         writer = WRITER.format(python="/usr/bin/python3", disk=device, sector=SECTOR, log=self.counted)
         for name, text in (("systemctl", SYSTEMCTL), (UNIT, writer)):
             (self.bin / name).write_text(text)
@@ -80,14 +80,19 @@ class Planned(Site):
         variables = environment(self.lab.folder / "run")
         return subprocess.run([*RHA, *words], env=variables, capture_output=True, text=True, timeout=300, check=False)
 
-    def begin(self) -> subprocess.Popen[bytes]:
+    def wait_ready(self) -> None:
+        """The appliance knows a heartbeat later than the master that this can hand over."""
+        wait_for(lambda: self.rha("switchover", self.engine.name, "--dry-run").returncode == 0, 30, self.words)
+
+    def begin(self) -> None:
         """A switchover that will not be answered."""
+        self.wait_ready()
         words = [*RHA, "switchover", self.engine.name, "--yes"]
-        process = subprocess.Popen(
-            words, env=environment(self.lab.folder / "run"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        with self.said.open("wb") as said:
+            process = subprocess.Popen(
+                words, env=environment(self.lab.folder / "run"), stdout=said, stderr=subprocess.STDOUT
+            )
         self.lab.stack.callback(process.wait)
-        return process
 
     def past(self) -> ledger.Progress | None:
         return ledger.load(self.lab.appliance.store / self.engine.name)
@@ -109,7 +114,8 @@ class Planned(Site):
         return list(local.call(self.lab.appliance.socket, "switches", scenario=self.engine.name))
 
     def words(self) -> tuple[object, ...]:
-        return self.past(), self.lab.appliance.log()[-3000:], self.engine.log()[-3000:]
+        said = self.said.read_text() if self.said.exists() else ""
+        return self.past(), said, self.lab.appliance.log()[-3000:], self.engine.log()[-3000:]
 
 
 @pytest.fixture
@@ -121,6 +127,7 @@ def site(lab: Lab, libvirt_host: LibvirtHost, store: Path, tmp_path: Path) -> It
 def test_nothing_is_lost_and_two_never_serve(site: Planned) -> None:
     site.start()
     site.ready.listen()
+    site.wait_ready()
     shown = site.rha("switchover", site.engine.name, "--dry-run")
     assert f"the master stops {UNIT}, 198.51.100.77/32 and writes out what it holds" in shown.stdout, shown.stderr
     assert site.writes()
