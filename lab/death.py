@@ -10,7 +10,7 @@ import msgspec
 from lab import SCENARIO
 from lab.result import Result
 from lab.scene import BOOT_SECONDS, NOTICE_SECONDS, Failover
-from lab.stage import Stage
+from lab.stage import PAUSE_SECONDS, Stage
 from rha.errors import StateError
 from rha.units import show_bytes, show_seconds
 
@@ -19,7 +19,6 @@ LOOK_SECONDS = 0.001
 RESTORED_SECONDS = 180.0
 FULL_SECONDS = 120.0
 LEFT_BYTES = 48 << 20
-PAUSE_SECONDS = 5.0  # the longest a client may wait between two commits while the appliance is in trouble
 
 
 def in_each_step(stage: Stage, result: Result) -> None:

@@ -39,6 +39,10 @@ class ServerDisks:
         """Those of a scene's folder."""
         return cls(folder / "system.raw", folder / "data.raw")
 
+    def by_name(self) -> dict[str, Path]:
+        """As the scenario names them."""
+        return {"system": self.system, "data": self.data}
+
     @contextlib.contextmanager
     def mounted(self, at: Path, *, with_data: bool = True) -> Iterator[Path]:
         """The server's root inside the block. Raises DeviceError."""

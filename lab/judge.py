@@ -9,11 +9,15 @@ The rules:
 - the master acknowledged nothing after the substitute's first client came: by the clients' clock, and by the rows that
   only the master's own disks hold
 - each client that has to, ends on the substitute
+
+After a planned move there and back (`judge_journey`) nothing at all may be missing on the master, and it served before
+and after its substitute, never beside it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 from lab.ledger import Attempt, acknowledged
@@ -50,6 +54,14 @@ class Story(NamedTuple):
     ends: Sequence[str]
 
 
+class Journey(NamedTuple):
+    """A planned move to the substitute and back. `master`: what the server holds in the end."""
+
+    sites: Sites
+    attempts: Mapping[str, Sequence[Attempt]]
+    master: Held
+
+
 class Verdict(NamedTuple):
     """`faults`: sentences, none when all is as it must be. `lost`: acknowledged by the master, not in the substitute.
     `rpo_seconds`: from the first of these acknowledgements to the loss; 0.0 when nothing is lost."""
@@ -70,12 +82,36 @@ def judge(story: Story) -> Verdict:
     ]
     faults = [
         *(fault for client, attempts in story.attempts.items() for fault in _of_client(story, client, attempts)),
-        *_of_content(story, "substitute", story.substitute),
-        *(_of_content(story, "master", story.master) if story.master else ()),
+        *_of_content(story.attempts, "substitute", story.substitute),
+        *(_of_content(story.attempts, "master", story.master) if story.master else ()),
         *_two_writers(story),
     ]
     count = sum(one.acked is not None for attempts in story.attempts.values() for one in attempts)
     return Verdict(count, len(lost), _rpo(story, lost), faults)
+
+
+def judge_journey(journey: Journey) -> Verdict:
+    """See the module. Its RPO is 0.0: whatever is missing is a fault."""
+    sites, held = journey.sites, journey.master.servers
+    acked = sorted(
+        (one.acked, client, one) for client, tried in journey.attempts.items() for one in tried if one.acked is not None
+    )
+    missing = [(client, one.id) for _, client, one in acked if (client, one.id) not in held]
+    itself = {sites.master: sites.master, sites.substitute: sites.substitute_self}
+    elsewhere = [
+        (client, one.id) for _, client, one in acked if held.get((client, one.id), "") not in ("", itself[one.address])
+    ]
+    ways = [address for address, _ in groupby(one.address for _, _, one in acked)]
+    faults = [*_of_content(journey.attempts, "master", journey.master)]
+    if missing:
+        faults.append(f"{len(missing)} acknowledged commits are missing (first: {missing[0]})")
+    if elsewhere:
+        faults.append(
+            f"{len(elsewhere)} commits were made by another than who acknowledged them (first: {elsewhere[0]})"
+        )
+    if ways != [sites.master, sites.substitute, sites.master]:
+        faults.append(f"not there and back: acknowledged by {', then '.join(ways) or 'nobody'}")
+    return Verdict(len(acked), len(missing), 0.0, faults)
 
 
 def _rpo(story: Story, lost: Sequence[Attempt]) -> float:
@@ -105,8 +141,8 @@ def _of_client(story: Story, client: str, attempts: Sequence[Attempt]) -> Iterab
         yield f"{client}: does not end on the substitute ({last.address if last else 'nobody ever answered'})"
 
 
-def _of_content(story: Story, name: str, held: Held) -> Iterable[str]:
-    sent = {(client, one.id) for client, attempts in story.attempts.items() for one in attempts}
+def _of_content(attempts: Mapping[str, Sequence[Attempt]], name: str, held: Held) -> Iterable[str]:
+    sent = {(client, one.id) for client, tried in attempts.items() for one in tried}
     invented = sorted(set(held.servers) - sent)
     for rows, text in ((invented, "were never sent"), (held.damaged, "hold something else than was sent")):
         if rows:

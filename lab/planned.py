@@ -15,7 +15,15 @@ ORDER_SECONDS = 60.0
 
 
 def switchover(stage: Stage, result: Result) -> None:
-    """Nothing at all may be missing. The master stays on, and its services stand still."""
+    """Nothing at all may be missing."""
+    failover = hand_over(stage, result)
+    stage.machine.cut_power()
+    if failover.verdict(ends=["west"]).lost:
+        raise StateError("a planned move has lost commits", cause=f"{result.commits_lost} of them")
+
+
+def hand_over(stage: Stage, result: Result) -> Failover:
+    """Until the client has commits on the substitute. The master stays on, and its services stand still."""
     stage.protected()
     failover = Failover(stage, result)
     orders: list[Process] = []
@@ -26,9 +34,7 @@ def switchover(stage: Stage, result: Result) -> None:
     for unit in UNITS:
         if (state := stage.machine.call("systemctl", "is-active", unit).stdout.decode().strip()) != "inactive":
             raise StateError("the master has handed over and serves", cause=f"{unit} is {state}")
-    stage.machine.cut_power()
-    if failover.verdict(ends=["west"]).lost:
-        raise StateError("a planned move has lost commits", cause=f"{result.commits_lost} of them")
+    return failover
 
 
 def _order(stage: Stage) -> Process:

@@ -11,7 +11,8 @@ class Result(msgspec.Struct, kw_only=True):
     """`ok` with `why` when it is false. From the loss of the master: `detect` until the appliance began to act, `rto`
     until a client had its first commit on the substitute. `boot`: from the domain's start until its database answered;
     `plain_boot`: the same of a plain `virsh start` of these disks; `redirect`: from then until the client's first
-    commit there. `rpo`: from the first acknowledged commit that is missing until the loss. `seconds`: of it all."""
+    commit there. `rpo`: from the first acknowledged commit that is missing until the loss. `home`:
+    from a client's last commit on the substitute to its next one on the repaired master. `seconds`: of it all."""
 
     ok: bool = False
     why: str = ""
@@ -22,6 +23,7 @@ class Result(msgspec.Struct, kw_only=True):
     boot_seconds: float | None = None
     plain_boot_seconds: float | None = None
     redirect_seconds: float | None = None
+    home_seconds: float | None = None
     commits_acknowledged: int | None = None
     commits_lost: int | None = None
 

@@ -32,7 +32,7 @@ class Failover:
 
     def lose(self, act: Callable[[], object], said: str) -> None:
         """The loss happens here and now."""
-        time.sleep(SERVE_SECONDS)  # what is waited for is time: commits under protection
+        self.stage.serve(SERVE_SECONDS)
         commits = sum(len(self.stage.acknowledged(name)) for name in self.stage.attempts_of)
         self.lost_at = time.time()
         act()
@@ -68,7 +68,7 @@ class Failover:
         where = ", ".join(stage.places.leads_to())
         rto = show_seconds(result.rto_seconds)
         stage.narrator.say(f"the name leads to {where}; the client commits there, {rto} after the loss")
-        time.sleep(SERVE_SECONDS)
+        stage.serve(SERVE_SECONDS)
 
     def verdict(self, ends: Sequence[str]) -> Verdict:
         """Stops the clients, reads both databases, and judges. Raises StateError while the master runs."""

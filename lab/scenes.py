@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from lab import death, planned, split
+from lab import back, death, planned, split, testboot
 from lab.result import Result
 from lab.scene import Failover
 from lab.setting import Guard
@@ -60,5 +60,9 @@ SCENES = {
     "split-lease": Scene("the same; a lease in etcd decides", 3600, "lease", split.leased),
     "appliance-dies": Scene("the appliance is killed in each step of the failover", 3600, "fence", death.in_each_step),
     "switchover": Scene("the master hands over, under load", 3600, "fence", planned.switchover),
+    "way-back": Scene(
+        "it hands over, takes home what its substitute has, and serves again", 5400, "fence", back.there_and_back
+    ),
+    "test-boot": Scene("a test boot while the master serves", 3600, "fence", testboot.passes),
     "disk-full": Scene("the appliance's disk is full for a while", 3600, "fence", death.disk_full, 4 << 30),
 }

@@ -21,7 +21,7 @@ def seed(disks: ServerDisks, scenario: str, folder: Path, run_dir: Path) -> None
     medium.mkdir()
     key.write_bytes(os.urandom(KEY_BYTES))
     with ExitStack() as stack:
-        for name, path in (("system", disks.system), ("data", disks.data)):
+        for name, path in disks.by_name().items():
             loop = run("losetup", "--find", "--show", "--read-only", str(path))
             stack.callback(run, "losetup", "--detach", loop)
             scenario = scenario.replace(f"/dev/disk/by-id/virtio-{name}", loop)

@@ -49,6 +49,7 @@ interval = "500ms"
 {guard}
 [switch]
 units = {units}
+limit = "4min"
 
 [vm]
 memory = "768MiB"

@@ -38,6 +38,7 @@ CLIENT_SECONDS = 60.0
 CONSISTENT_SECONDS = 120.0
 AWAKE_SECONDS, QUICK_SECONDS = 180.0, 1.0
 FIRST_COMMITS = 20
+PAUSE_SECONDS = 5.0  # the longest a client may wait between two commits while nothing is wrong with the master
 Where = Literal["west", "east"]
 
 
@@ -124,15 +125,15 @@ class Stage:
         """The server, off; its disks are made unless they were at rest."""
         card = self.places.west.card()
         if not self.rest.exists:
-            disks.make(WORK, self._files(), card.mac, f"{MASTER}/{BITS}")
+            disks.make(WORK, self.files(), card.mac, f"{MASTER}/{BITS}")
         setting.write_fence(WORK / "scripts", self.disks.system)
         data, system = [Disk("data", self.disks.data)], self.disks.system
         machine = Machine("server", WORK, disks=data, cards=[card], memory_mib=1024, cpus=2, system=system)
         self._stack.callback(machine.close)
         return machine
 
-    def _files(self) -> dict[str, bytes]:
-        """What an administrator puts on the server."""
+    def files(self) -> dict[str, bytes]:
+        """What an administrator puts on the server, by path below its root."""
         pair = self.site.certificate(SCENARIO)
         return {
             f"etc/rha/{SCENARIO}.toml": self.scenario.encode(),
@@ -221,10 +222,20 @@ class Stage:
         """Number of a client's last commit."""
         return self.acknowledged(name)[-1].id
 
+    def last_address(self, name: str) -> str:
+        """Who has acknowledged a client's last commit."""
+        return self.acknowledged(name)[-1].address
+
     def longest_pause(self, name: str, after: int) -> float:
         """Seconds between two commits of a client that came after the one with a number."""
         times = [one.acked for one in self.acknowledged(name) if one.id >= after and one.acked is not None]
         return max((later - earlier for earlier, later in pairwise(times)), default=0.0)
+
+    def serve(self, seconds: float) -> None:
+        """What is waited for is time: the clients commit."""
+        time.sleep(seconds)
+        for client in self._clients.values():
+            client.check()
 
     def fill_store(self, filler: Path, left: int) -> None:
         """A file that leaves `left` bytes on the store's file system. Raises StorageError."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lab.judge import Held, Row, Sites, Story, Verdict, judge
+from lab.judge import Held, Journey, Row, Sites, Story, Verdict, judge, judge_journey
 from lab.ledger import Attempt, acknowledged, read
 
 MASTER, SUBSTITUTE, BEHIND = "10.77.0.10", "10.77.0.1", "10.0.2.15"
@@ -111,3 +111,34 @@ def test_a_line_that_is_being_written_is_left_out(tmp_path: Path) -> None:
     assert [one.id for one in found] == [1, 2]
     assert [one.id for one in acknowledged(found, "a")] == [1]
     assert read(tmp_path / "none") == []
+
+
+HOME = [*LEDGER, Attempt(9, 140.0, MASTER, why="no answer"), Attempt(10, 150.0, MASTER, acked=150.1)]
+ALL_HOME = {**held([1, 2, 3, 4, 5, 10]), **held([7, 8], BEHIND)}
+
+
+def journey(held_rows: Mapping[Row, str], ledger: Sequence[Attempt] = HOME) -> Verdict:
+    return judge_journey(Journey(Sites(MASTER, SUBSTITUTE, BEHIND), {"west": ledger}, Held(held_rows, [], [])))
+
+
+def test_there_and_back_keeps_all() -> None:
+    found = journey(ALL_HOME)
+    assert (found.acknowledged, found.lost, faults(found)) == (8, 0, "")
+
+
+def test_a_commit_of_the_substitute_that_did_not_come_home_is_told() -> None:
+    found = journey({row: server for row, server in ALL_HOME.items() if row != ("west", 8)})
+    assert found.lost == 1
+    assert "1 acknowledged commits are missing (first: ('west', 8))" in faults(found)
+
+
+def test_a_way_home_that_was_no_way_is_told() -> None:
+    assert "acknowledged by 10.77.0.10, then 10.77.0.1" in faults(journey(ALL_HOME, LEDGER))
+    beside = [*HOME, Attempt(11, 160.0, SUBSTITUTE, acked=160.1)]
+    assert "not there and back" in faults(journey({**ALL_HOME, **held([11], BEHIND)}, beside))
+
+
+def test_a_row_that_another_has_made_is_told() -> None:
+    assert "made by another than who acknowledged them (first: ('west', 7))" in faults(
+        journey({**ALL_HOME, ("west", 7): MASTER})
+    )
