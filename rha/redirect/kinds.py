@@ -2,24 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-from rha.redirect.alias import Alias
 from rha.redirect.base import Memory, Place, Redirection
-from rha.redirect.dns import Dns
-from rha.redirect.hostname import Hostname
-from rha.redirect.ip import move_ip
-from rha.redirect.script import Script
 from rha.scenario import MoveIp, Redirect, RewriteDns, RunScript, TakeAlias, TakeName
-
-KINDS: dict[type, Callable[[Any, Place, Memory], Redirection]] = {
-    MoveIp: move_ip,
-    TakeName: Hostname,
-    RewriteDns: Dns,
-    TakeAlias: Alias,
-    RunScript: Script,
-}
 
 
 def in_order(tables: list[Redirect], place: Place) -> list[Redirection]:
@@ -48,6 +32,29 @@ def _rank(table: Redirect) -> int:
 
 def _made(tables: list[tuple[int, Redirect]], place: Place) -> list[Redirection]:
     return [
-        KINDS[type(table)](table, place, Memory(place.memory / f"{number}-{table.__struct_config__.tag}.json"))
+        _made_one(table, place, Memory(place.memory / f"{number}-{table.__struct_config__.tag}.json"))
         for number, table in tables
     ]
+
+
+def _made_one(table: Redirect, place: Place, memory: Memory) -> Redirection:
+    """A kind's file is imported when it is used: netlink and DNS take 15 MiB, and few masters need them."""
+    if isinstance(table, MoveIp):
+        from rha.redirect.ip import move_ip
+
+        return move_ip(table, place, memory)
+    if isinstance(table, TakeName):
+        from rha.redirect.hostname import Hostname
+
+        return Hostname(table, place, memory)
+    if isinstance(table, RewriteDns):
+        from rha.redirect.dns import Dns
+
+        return Dns(table, place, memory)
+    if isinstance(table, TakeAlias):
+        from rha.redirect.alias import Alias
+
+        return Alias(table, place, memory)
+    from rha.redirect.script import Script
+
+    return Script(table, place, memory)

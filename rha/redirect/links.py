@@ -8,14 +8,15 @@ import ipaddress
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
 
 from rha.errors import HostError, NetworkError
 from rha.redirect.segment import Card
+
+if TYPE_CHECKING:
+    from pyroute2 import IPRoute
 
 IpInterface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 # linux/if.h, if_addr.h, if_arp.h, rtnetlink.h
@@ -112,6 +113,8 @@ def remove(name: str, address: IpInterface) -> None:
 
 
 def _change(verb: str, name: str, address: IpInterface, words: dict[str, Any], *, well: int) -> None:
+    from pyroute2.netlink.exceptions import NetlinkError
+
     with _netlink() as ip:
         index = (ip.link_lookup(ifname=name) or [0])[0]
         try:
@@ -155,6 +158,8 @@ def _route(message: Any, name: str) -> Route:
 
 def add_route(route: Route) -> bool:
     """Sets a route. False when the kernel cannot: its gateway or source address is not there (any more)."""
+    from pyroute2.netlink.exceptions import NetlinkError
+
     words = {"gateway": route.gateway, "prefsrc": route.source, "priority": route.metric}
     with _netlink() as ip:
         try:
@@ -173,6 +178,8 @@ def add_route(route: Route) -> bool:
 
 @contextlib.contextmanager
 def _netlink() -> Iterator[IPRoute]:
+    from pyroute2 import IPRoute  # 12 MiB, in every engine otherwise
+
     try:
         opened = IPRoute()
     except OSError as error:
