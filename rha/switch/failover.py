@@ -12,7 +12,7 @@ from rha.redirect.base import replica_place
 from rha.report import Point
 from rha.switch import progress as ledger
 from rha.switch import switches
-from rha.switch.plan import CHECKS, Step, StepName, World, is_image_in_use, plan
+from rha.switch.plan import Step, StepName, World, is_image_in_use, plan
 from rha.switch.progress import FAILED, RUNNING, SERVING, SWITCHOVER, Attempt, Progress, Trigger
 from rha.switch.runner import Run, Say, alone, in_words, log
 from rha.switch.steps import FailoverHost, Steps, remove_overlays
@@ -148,13 +148,10 @@ def do_all(run: Run, todo: Sequence[Step], *, checked: bool) -> None:
     """Does the steps up to `serving`. `checked`: the checks among them are done first; when one refuses, no switch has
     begun, and the master may connect as before. Raises what a step raises."""
     begun = time.time()
-    for step in todo if checked else ():
-        if step.name in CHECKS:
-            run.check(step)
+    if checked:
+        run.check_all(todo)
     try:
-        for step in todo:
-            if step.name not in CHECKS:
-                run.do(step)
+        run.do_all(todo)
     except Exception:
         # The master may serve still: nothing has begun, it may connect.
         if run.progress.begun == {StepName.FENCE} and not run.progress.tried:

@@ -13,7 +13,7 @@ from rha.scenario import MoveIp
 from rha.switch import progress as ledger
 from rha.switch import switches
 from rha.switch.failover import ended_well, is_revocable, look
-from rha.switch.plan import CHECKS, StepName, is_image_in_use
+from rha.switch.plan import StepName, is_image_in_use
 from rha.switch.progress import FAILED, RUNNING, SWITCHOVER, Progress, Released, Trigger
 from rha.switch.runner import Effect, Run, Say, alone, in_words, log
 from rha.switch.steps import FailoverHost, Steps
@@ -155,13 +155,10 @@ def run_switchover(
         progress.state, progress.why = RUNNING, ""
         run = Run(host.folder, progress, SwitchoverSteps(host, vm, progress, choose_accelerator).effects, say)
         begun = time.time()
-        for step in todo if past is None else ():
-            if step.name in CHECKS:
-                run.check(step)
+        if past is None:
+            run.check_all(todo)
         try:
-            for step in todo:
-                if step.name not in CHECKS:
-                    run.do(step)
+            run.do_all(todo)
         except Exception as error:
             if not is_image_in_use(progress.begun):
                 raise _taken_back(run, host, error, begun) from error

@@ -10,13 +10,13 @@ import contextlib
 import fcntl
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rha.errors import RhaError, StateError
 from rha.switch import progress as ledger
-from rha.switch.plan import Step
+from rha.switch.plan import CHECKS, Step
 from rha.switch.progress import FAILED, ROLLED_BACK, ROLLING_BACK, Progress, StepRecord
 
 Say = Callable[[str], None]
@@ -51,6 +51,18 @@ class Run:
         """Does a step that changes nothing. It is not recorded: when it refuses, nothing has begun."""
         self.say(f"{step.name}: {step.sentence}")
         self.effects[step.name].do(step.limit)
+
+    def check_all(self, todo: Sequence[Step]) -> None:
+        """Does the checks among them. Raises what the first one does that refuses."""
+        for step in todo:
+            if step.name in CHECKS:
+                self.check(step)
+
+    def do_all(self, todo: Sequence[Step]) -> None:
+        """Does the others, in order."""
+        for step in todo:
+            if step.name not in CHECKS:
+                self.do(step)
 
     def do(self, step: Step) -> None:
         """Does a step. Raises what it raises, after `failed` was recorded."""
