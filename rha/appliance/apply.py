@@ -24,7 +24,8 @@ from rha.journal.segment import Entry, Journal
 from rha.wire import frames
 from rha.wire.frames import FrameType
 
-BATCH_BYTES = 64 << 20
+# Twice so much is held in memory. Measured over 16 to 64 MiB: no faster, at 4 KiB and 64 KiB.
+BATCH_BYTES = 16 << 20
 LEAST_BATCH_BYTES = 4 << 20  # when many scenarios wait for their turn
 CHECKPOINT_BYTES = 1 << 30
 CHECKPOINT_SECONDS = 2.0

@@ -1,7 +1,7 @@
 """What the scenarios of one appliance share: memory for what is received, and turns at applying.
 
 Measured with fifty masters that send as fast as they are let (bench/masters.py): without this every connection held up
-to 32 MiB and every applier a batch of 64 MiB at the same time.
+to 32 MiB and every applier a batch of 64 MiB (now 16) at the same time.
 """
 
 from __future__ import annotations
