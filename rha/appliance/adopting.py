@@ -20,6 +20,7 @@ from pathlib import Path
 
 from rha import hashing
 from rha.appliance.replica import Replica
+from rha.hashing import Buffer
 from rha.image.client import read_only_export
 from rha.image.statuses import held_ranges
 from rha.image.storage_daemon import ImageSpec, StorageDaemon
@@ -49,7 +50,7 @@ def adopt(replica: Replica, layers: Sequence[Sequence[ImageSpec]], run: Path, mo
     return taken
 
 
-def _held(layer: Sequence[ImageSpec], run: Path) -> Iterator[tuple[int, int, bytes]]:
+def _held(layer: Sequence[ImageSpec], run: Path) -> Iterator[tuple[int, int, Buffer]]:
     """Disk, offset and content of everything that the overlays of one layer hold themselves."""
     with StorageDaemon(layer, run, read_only=True, alone=True) as daemon:
         for disk, spec in enumerate(layer):
@@ -60,7 +61,7 @@ def _held(layer: Sequence[ImageSpec], run: Path) -> Iterator[tuple[int, int, byt
             reader.close()
 
 
-def _take(replica: Replica, lsn: int, disk: int, offset: int, content: bytes) -> None:
+def _take(replica: Replica, lsn: int, disk: int, offset: int, content: Buffer) -> None:
     flags, payload = 0, content
     if hashing.is_zero(content):
         flags, payload = frames.FLAG_ZEROS, frames.zeros_payload(len(content))

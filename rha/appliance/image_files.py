@@ -192,9 +192,14 @@ class ImageFiles:
         with self._changed:
             self._changed.notify_all()
 
-    def read(self, name: str, offset: int, length: int) -> bytes | None:
-        """Bytes of an image as it is now; None while the images are closed. Raises StorageError."""
-        return self._ask(name, lambda reader: reader.read(offset, length))
+    def read_into(self, name: str, offset: int, buffer: memoryview) -> bool:
+        """Fills the buffer with bytes of an image as it is now; False while the images are closed. StorageError."""
+
+        def read(reader: ImageReader) -> bool:
+            reader.read_into(offset, buffer)
+            return True
+
+        return bool(self._ask(name, read))
 
     def used(self, name: str, offset: int, length: int) -> list[tuple[int, int]] | None:
         """The parts that do not surely read as zeros; None while the images are closed. Raises StorageError."""
@@ -206,8 +211,11 @@ class ImageFiles:
             if daemon is None:
                 return None
             if name not in self._readers:
-                self._readers[name] = daemon.reader(name)
+                self._readers[name] = daemon.reader(name, aside=self._writer_of(name))
             return question(self._readers[name])
+
+    def _writer_of(self, name: str) -> ImageWriter | None:
+        return next((writer for writer in self._writers if writer.name == name), None)
 
     # Failing and going on -------------------------------------------------------------------------------------
 

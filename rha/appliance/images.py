@@ -245,18 +245,28 @@ class Images:
                 self.open()
         return self.wait_applied(self._journal.durable, timeout)
 
-    def read(self, disk: int, offset: int, length: int) -> bytes:
-        """Bytes of an image as it is now; waits while the images are closed for a merge.
+    def read(self, disk: int, offset: int, length: int) -> bytearray:
+        """`length` bytes of an image as `read_into`."""
+        self._refuse_beyond(disk, offset, length)
+        content = bytearray(length)
+        self.read_into(disk, offset, memoryview(content))
+        return content
+
+    def read_into(self, disk: int, offset: int, buffer: memoryview) -> None:
+        """Fills the buffer with bytes of an image as it is now; waits while the images are closed for a merge.
 
         Raises BadFrame when the range is not on the disk, StateError when a substitute VM has the images.
         """
+        self._refuse_beyond(disk, offset, len(buffer))
+        name, is_read = self.applied_state.disks[disk].name, False
+        while not is_read:
+            self._await_open()
+            is_read = self._files.read_into(name, offset, buffer)
+
+    def _refuse_beyond(self, disk: int, offset: int, length: int) -> None:
         disks = self.applied_state.disks
         if not 0 <= disk < len(disks) or offset + length > disks[disk].bytes:
             raise BadFrame("a range that the disk does not have", cause=f"{length} bytes at {offset} of disk {disk}")
-        while True:
-            self._await_open()
-            if (found := self._files.read(disks[disk].name, offset, length)) is not None:
-                return found
 
     def used(self, disk: int, offset: int, length: int) -> list[tuple[int, int]]:
         """The parts of a range of an image that do not surely read as zeros; as `read`."""

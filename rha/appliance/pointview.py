@@ -26,6 +26,7 @@ from rha.appliance.pointblocks import PIECE, Blocks
 from rha.appliance.points import Place
 from rha.appliance.undo import Block
 from rha.errors import StateError, StorageError
+from rha.hashing import Buffer
 from rha.journal import reader
 from rha.journal.extents import Table, check_records
 from rha.journal.folder import Segment
@@ -45,7 +46,7 @@ ZEROS: int = lib.RHA_PIECE_ZEROS
 class Base(Protocol):
     """The live images (rha.appliance.images.Images)."""
 
-    def read(self, disk: int, offset: int, length: int) -> bytes: ...
+    def read(self, disk: int, offset: int, length: int) -> Buffer: ...
 
     def used(self, disk: int, offset: int, length: int) -> list[tuple[int, int]]: ...
 

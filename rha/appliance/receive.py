@@ -292,6 +292,7 @@ class _Comparer(threading.Thread):
         self._replica, self._wake = replica, wake
         self._questions: queue.SimpleQueue[tuple[Header, bytes, int] | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[tuple[Header, bytes]] = queue.SimpleQueue()
+        self._buffer = bytearray()  # kept: memory that is new for each question costs more than the reading
         self._failure: BaseException | None = None
 
     def ask(self, header: Header, theirs: bytes, position: int) -> None:
@@ -329,7 +330,11 @@ class _Comparer(threading.Thread):
         length = min(blocks * unit, size - header.offset)
         if length <= (blocks - 1) * unit:
             raise BadFrame("digests beyond the end of the disk", cause=f"{blocks} blocks at {header.offset} of {size}")
-        mine = digests(memoryview(self._replica.read_image(header.disk, header.offset, length)), unit)
+        if len(self._buffer) < length:
+            self._buffer = bytearray(length)
+        with memoryview(self._buffer)[:length] as content:
+            self._replica.read_image_into(header.disk, header.offset, content)
+            mine = digests(content, unit)
         return self._replica.judge(header.disk, header.offset, unit, differing(mine, theirs))
 
     def stop(self) -> None:

@@ -267,12 +267,16 @@ class Replica:
         neither. Its time is the master's: every write submitted before it is in the images."""
         return self._images.point(self._intake.heartbeats())
 
-    def read_image(self, disk: int, offset: int, length: int) -> bytes:
+    def read_image(self, disk: int, offset: int, length: int) -> bytearray:
         """Bytes of an image as it is now; waits while the images are closed for a merge.
 
         Raises BadFrame when the range is not on the disk, StateError when a substitute VM has the images.
         """
         return self._images.read(disk, offset, length)
+
+    def read_image_into(self, disk: int, offset: int, buffer: memoryview) -> None:
+        """The same into memory of the caller's."""
+        self._images.read_into(disk, offset, buffer)
 
     def judge(self, disk: int, offset: int, unit: int, flags: bytes) -> bytes:
         """The flags of a comparison (rha/sync/blocks.py), where a difference in what a sync left out is told from

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
-import numpy as np
 
 from rha._native import ffi, lib
 from rha.appliance.checkpoint import Checkpoint
 from rha.appliance.stream import StreamState
+from rha.image.direct import RANGE
 from rha.journal.folder import Segment
 from rha.journal.reader import FrameFile, sound_end
 from rha.journal.sealing import Keyring
@@ -26,7 +26,7 @@ from rha.wire.frames import FrameType, Header
 
 BLOCK_BYTES = 1 << 20  # a block is read and checked as a whole when any byte of it is needed
 ENTRY_BYTES: int = lib.RHA_UNDO_ENTRY_BYTES
-ROW = np.dtype([("offset", "<u8"), ("length", "<u4"), ("disk", "<u2"), ("kind", "<u2")])  # struct rha_undo_entry
+ROW = RANGE
 _NAME = re.compile(r"[0-9a-f]{16}\.undo")
 
 

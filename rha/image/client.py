@@ -18,7 +18,7 @@ import numpy as np
 from rha._native import ffi
 from rha.errors import StorageError
 from rha.hashing import Buffer
-from rha.image.direct import Counts, DirectFile
+from rha.image.direct import Counts, DirectFile, DirectReader
 from rha.journal import extents
 from rha.journal.extents import Table
 
@@ -239,22 +239,50 @@ class ImageWriter(_Image):
 class ImageReader(_Image):
     """Reads one image through its read-only export, beside a writer."""
 
-    def __init__(self, socket: Path, name: str, *, connections: int = 1, beside: ImageWriter | None = None) -> None:
+    def __init__(
+        self,
+        socket: Path,
+        name: str,
+        *,
+        connections: int = 1,
+        beside: ImageWriter | None = None,
+        aside: ImageWriter | None = None,
+    ) -> None:
         """Connects to the read-only export of image `name`. `beside`: its writer, which belongs to the same thread;
-        then `read_rows` needs no daemon where the writer does not. Raises StorageError."""
+        then `read_rows` needs no daemon where the writer does not. `aside`: its writer, of another thread; then `read`
+        and `read_into` need none. Raises StorageError."""
         super().__init__(socket, read_only_export(name), name=name, connections=connections)
         self._writer = beside
+        self._direct = DirectReader(aside.direct) if aside and aside.direct else None
 
-    def read(self, offset: int, length: int) -> bytes:
+    def read(self, offset: int, length: int) -> bytearray:
         """`length` bytes from a byte offset. Raises StorageError."""
         content = bytearray(length)
         self.read_into(offset, content)
-        return bytes(content)
+        return content
 
     def read_into(self, offset: int, buffer: bytearray | memoryview) -> None:
         """Fills the buffer from a byte offset. Raises StorageError."""
-        self.fetch(offset, buffer)
-        self.drain()
+        view = memoryview(buffer).cast("B")
+        done = self._read_aside(offset, view)
+        if done < len(view):
+            self.fetch(offset + done, view[done:])
+            self.drain()
+
+    def _read_aside(self, offset: int, buffer: memoryview) -> int:
+        """How many bytes did not need the daemon."""
+        self._check_range("read", offset, len(buffer))
+        if self._direct is None:
+            return 0
+        try:
+            return self._direct.read(offset, buffer)
+        except OSError as error:
+            raise self._failed("read", error) from error
+
+    def close(self) -> None:
+        super().close()
+        if self._direct:
+            self._direct.close()
 
     def fetch(self, offset: int, buffer: bytearray | memoryview) -> None:
         """Starts filling the buffer; it is filled after `drain`. Raises StorageError, for earlier requests too."""

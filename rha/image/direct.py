@@ -32,6 +32,7 @@ from rha._native import ffi, lib
 from rha.journal.extents import Table
 
 Counts = npt.NDArray[np.uint64]  # bytes done, by row
+RANGE = np.dtype([("offset", "<u8"), ("length", "<u4"), ("disk", "<u2"), ("kind", "<u2")])  # struct rha_undo_entry
 
 # docs/interop/qcow2.txt in QEMU: magic, version, backing file, cluster_bits, size, crypt method, L1 entries and place,
 # refcount table, snapshots and place, incompatible features.
@@ -40,6 +41,15 @@ _MAGIC = b"QFI\xfb"
 _CLUSTER_BITS = range(9, 22)
 _MAX_L1_BYTES = 32 << 20
 _MAX_PLACE = 1 << 62  # a file's offset has 63 bits
+
+
+class Tables(NamedTuple):
+    """What is known of a file's tables between two of its changes; each change makes a new one. `shut`: the entries of
+    `l1` whose clusters may have been given up since."""
+
+    cluster_bits: int
+    l1: Any
+    shut: Any
 
 
 class Layout(NamedTuple):
@@ -55,7 +65,6 @@ class DirectFile:
     def __init__(self, path: Path, fd: int, layout: Layout | None) -> None:
         """Not for callers: use `open`."""
         self._path, self._fd = path, fd
-        self._image = ffi.new("struct rha_direct *")
         self._use(layout)
 
     @classmethod
@@ -73,12 +82,8 @@ class DirectFile:
     def _use(self, layout: Layout | None) -> None:
         """Nothing is shut any more: the tables are in the file."""
         l1 = layout.l1 if layout else np.zeros(0, np.uint64)
-        self._cluster_bits = layout.cluster_bits if layout else 0
-        self._shut = np.zeros(len(l1), np.uint8)
-        self._held = (ffi.from_buffer("uint64_t[]", l1), ffi.from_buffer("uint8_t[]", self._shut))
-        image = self._image
-        image.file, image.cluster_bits, image.l1_count = self._fd, self._cluster_bits, len(l1)
-        image.l1, image.shut = self._held
+        self.tables = Tables(layout.cluster_bits if layout else 0, l1, np.zeros(len(l1), np.uint8))
+        self._image, self._held = _image(self._fd, self.tables)
 
     def write(self, batch: Table, data: memoryview) -> Counts:
         """Writes what has its place already: for each extent, how many of its bytes from its beginning on. No request
@@ -92,22 +97,20 @@ class DirectFile:
         return done
 
     def read(self, rows: Table, buffer: memoryview) -> Counts:
-        """Reads ranges (rows of an undo table), one behind the other, those parts that have their place: for each, how
+        """Reads ranges (rows as `RANGE`), one behind the other, those parts that have their place: for each, how
         many of its bytes from its beginning on. No request of the daemon that writes may be on its way. OSError."""
-        first = ffi.from_buffer("struct rha_undo_entry[]", np.ascontiguousarray(rows))
-        done, failed = np.zeros(len(rows), np.uint64), ffi.new("size_t *")
-        into = ffi.from_buffer("uint64_t[]", done)
-        target = ffi.from_buffer("uint8_t[]", buffer, require_writable=True)
-        error = lib.rha_direct_read(self._image, first, len(rows), target, into, failed)
-        if error:
-            raise OSError(error, os.strerror(error), f"byte {rows['offset'][failed[0]]}")
-        return done
+        return _read(self._image, rows, buffer)
 
     def zeroed(self, offset: int, length: int) -> None:
-        """The daemon was asked to zero a range: its clusters may lose their places."""
-        if self._cluster_bits and length:
-            shift = 2 * self._cluster_bits - 3  # bytes that one table of the second level covers
-            self._shut[offset >> shift : (offset + length - 1 >> shift) + 1] = 1
+        """The daemon will be asked to zero a range: its clusters may lose their places."""
+        tables = self.tables
+        if tables.cluster_bits and length:
+            shift = 2 * tables.cluster_bits - 3  # bytes that one table of the second level covers
+            tables.shut[offset >> shift : (offset + length - 1 >> shift) + 1] = 1
+            self.tables = Tables(*tables)
+
+    def fileno(self) -> int:
+        return self._fd
 
     def sync(self) -> None:
         """Puts what was written here on stable storage. QEMU's own flush does not: it knows of no write. OSError."""
@@ -116,13 +119,60 @@ class DirectFile:
     def flushed(self) -> None:
         """The daemon has flushed: its tables are in the file. An image that has become one that may not be written to
         directly (lazy refcounts mark it dirty at its first write) is the daemon's from now on. Raises OSError."""
-        if self._cluster_bits:
-            self._use(read_layout(self._fd) or Layout(self._cluster_bits, np.zeros(0, np.uint64)))
+        bits = self.tables.cluster_bits
+        if bits:
+            self._use(read_layout(self._fd) or Layout(bits, np.zeros(0, np.uint64)))
 
     def close(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+class DirectReader:
+    """Reads the file of a DirectFile in another thread, while its writer works.
+
+    What was read counts when the writer's tables are still the same object: a cluster loses its place by a request that
+    is sent after `zeroed` has replaced them, so it had not lost it before the reading ended.
+    """
+
+    def __init__(self, writer: DirectFile) -> None:
+        """Raises OSError."""
+        self._writer, self._fd = writer, os.dup(writer.fileno())
+
+    def read(self, offset: int, buffer: memoryview) -> int:
+        """Fills the buffer with the disk's bytes from an offset on, as far as they are surely known: how many. Raises
+        OSError."""
+        tables = self._writer.tables
+        image, _held = _image(self._fd, tables)
+        row = np.array([(offset, len(buffer), 0, 0)], RANGE)
+        done = _read(image, row, buffer)
+        return int(done[0]) if self._writer.tables is tables else 0
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _image(fd: int, tables: Tables) -> tuple[Any, Any]:
+    """C's view, and what must live as long as it."""
+    image = ffi.new("struct rha_direct *")
+    held = (ffi.from_buffer("uint64_t[]", tables.l1), ffi.from_buffer("uint8_t[]", tables.shut))
+    image.file, image.cluster_bits, image.l1_count = fd, tables.cluster_bits, len(tables.l1)
+    image.l1, image.shut = held
+    return image, held
+
+
+def _read(image: Any, rows: Table, buffer: memoryview) -> Counts:
+    first = ffi.from_buffer("struct rha_undo_entry[]", np.ascontiguousarray(rows))
+    done, failed = np.zeros(len(rows), np.uint64), ffi.new("size_t *")
+    into = ffi.from_buffer("uint64_t[]", done)
+    target = ffi.from_buffer("uint8_t[]", buffer, require_writable=True)
+    error = lib.rha_direct_read(image, first, len(rows), target, into, failed)
+    if error:
+        raise OSError(error, os.strerror(error), f"byte {rows['offset'][failed[0]]}")
+    return done
 
 
 def read_layout(fd: int) -> Layout | None:

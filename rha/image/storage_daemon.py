@@ -184,9 +184,10 @@ class StorageDaemon:
                 direct.close()
             raise
 
-    def reader(self, name: str, *, beside: ImageWriter | None = None) -> ImageReader:
-        """A reader of one image; `beside`: for the thread of its writer. Raises StorageError."""
-        return ImageReader(self.socket, name, beside=beside)
+    def reader(self, name: str, *, beside: ImageWriter | None = None, aside: ImageWriter | None = None) -> ImageReader:
+        """A reader of one image; `beside`: for the thread of its writer, `aside`: for another one. Raises
+        StorageError."""
+        return ImageReader(self.socket, name, beside=beside, aside=aside)
 
     def stop(self) -> None:
         """Ends the daemon; its images are flushed and closed. Close writers and readers first.

@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 from rha.errors import StorageError
 from rha.image import formats
-from rha.image.client import ImageWriter
+from rha.image.client import ImageReader, ImageWriter
 from rha.image.direct import DirectFile
 from rha.image.storage_daemon import ImageSpec, StorageDaemon
 from rha.journal.extents import DATA, ZEROS, Extent, Table, table
@@ -222,3 +223,48 @@ def test_a_failed_direct_write_stays(tmp_path: Path, image: ImageSpec) -> None:
             writer.write_batch(*batch((BYTES, b"a" * 512)))
         with pytest.raises(StorageError, match="beyond"):
             writer.flush()
+
+
+def test_a_reader_aside_needs_no_daemon(tmp_path: Path, image: ImageSpec) -> None:
+    with StorageDaemon([image], tmp_path / "run") as daemon, daemon.writer("root") as writer:
+        writer.write_batch(*batch((0, b"a" * (4 * CLUSTER))))
+        writer.flush()
+        with daemon.reader("root", aside=writer) as reader:
+            with stopped(daemon.pid):
+                assert reader.read(512, 3 * CLUSTER) == b"a" * (3 * CLUSTER)
+            assert reader.read(3 * CLUSTER, 2 * CLUSTER) == b"a" * CLUSTER + bytes(CLUSTER)  # the rest through it
+
+
+def stamped(cluster: int, version: int) -> bytes:
+    return (cluster << 32 | version).to_bytes(8, "little") * (CLUSTER // 8)
+
+
+def test_a_reader_aside_never_sees_another_clusters_bytes(tmp_path: Path, image: ImageSpec) -> None:
+    """Clusters lose their places and are given those of others all the time; each holds its own number everywhere."""
+    count, draw, stop = BYTES // CLUSTER, random.Random(5), threading.Event()
+    wrong, seen = list[tuple[int, int]](), [0]
+
+    def look(reader: ImageReader) -> None:
+        chosen = random.Random(6)
+        while not stop.is_set():
+            cluster = chosen.randrange(count)
+            words = memoryview(reader.read(cluster * CLUSTER, CLUSTER)).cast("Q")
+            wrong.extend((cluster, word >> 32) for word in (words[0], words[-1]) if word and word >> 32 != cluster)
+            seen[0] += 1
+
+    with StorageDaemon([image], tmp_path / "run") as daemon, daemon.writer("root") as writer:
+        with daemon.reader("root", aside=writer) as reader:
+            thread = threading.Thread(target=look, args=[reader])
+            thread.start()
+            for version in range(1, 600):
+                picked = sorted(draw.sample(range(1, count), 40))
+                freed, rest = picked[::2], picked[1::2]
+                writer.write_batch(table([Extent(0, ZEROS, n * CLUSTER, CLUSTER, 0) for n in freed]), memoryview(b""))
+                writer.write_batch(*batch(*((n * CLUSTER, stamped(n, version)) for n in rest)))
+                writer.drain()
+                if version % 3 == 0:
+                    writer.flush()
+            stop.set()
+            thread.join()
+    assert not wrong
+    assert seen[0] > 100
