@@ -40,6 +40,9 @@ class _Ip(Redirection):
         self.card = table.interface  # the appliance's
         self.addresses = [ipaddress.ip_interface(text) for text in table.addresses]
 
+    def prepare(self) -> None:
+        links.prepare()
+
     def _all(self) -> str:
         return ", ".join(map(str, self.addresses))
 
