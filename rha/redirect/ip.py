@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import time
 
 import msgspec
 
@@ -17,6 +18,7 @@ from rha.redirect.links import IpInterface, Route
 from rha.scenario import MoveIp
 
 QUICK_PROBES = 2  # of apply: check has asked thoroughly before
+FRESH_SECONDS = 1.0  # so old may its answer be, that apply need not ask again while clients wait
 
 
 class Before(msgspec.Struct):
@@ -50,6 +52,11 @@ class _Ip(Redirection):
 class TakeIp(_Ip):
     """The appliance's side: the addresses come to its card."""
 
+    def __init__(self, table: MoveIp, memory: Memory) -> None:
+        super().__init__(table, memory)
+        self._found_free: set[IpInterface] = set()
+        self._asked_at = -FRESH_SECONDS  # monotonic; valid for those that were found free
+
     def describe(self, act: Act) -> str:
         verbs = {Act.APPLY: "add {} to {}", Act.REVERT: "remove {} from {}"}
         return verbs.get(act, f"{act} {{}} on {{}}").format(self._all(), self.card)
@@ -57,7 +64,9 @@ class TakeIp(_Ip):
     def check(self, deadline: Deadline) -> Sentences:
         """Raises HostError (no such card), NetworkError (card down, address in use), StateError (on another card)."""
         missing = self._missing()
+        self._asked_at = time.monotonic()
         self._must_be_free(missing, segment.PROBES)
+        self._found_free = set(missing)
         deadline.left()
         return [
             f"{address} is free on the segment of {self.card}" if address in missing else f"{address} is here already"
@@ -67,7 +76,8 @@ class TakeIp(_Ip):
     def apply(self, deadline: Deadline) -> Sentences:
         """Raises as `check`; then nothing was changed."""
         missing = self._missing()
-        self._must_be_free(missing, QUICK_PROBES)
+        if not self._are_just_found_free(missing):
+            self._must_be_free(missing, QUICK_PROBES)
         deadline.left()
         before = self._memory.load(Before) or Before()
         before.addresses += [links.Held(str(item), self.card) for item in missing if not _has(before, item)]
@@ -117,6 +127,10 @@ class TakeIp(_Ip):
                 cause = f"it is on {where.card}, and shall come to {self.card}"
                 raise StateError(f"this host has {address} already", cause=cause, hint="ip -br address")
         return missing
+
+    def _are_just_found_free(self, missing: list[IpInterface]) -> bool:
+        """Has this object's own check asked for them all a moment ago?"""
+        return self._found_free.issuperset(missing) and time.monotonic() - self._asked_at < FRESH_SECONDS
 
     def _must_be_free(self, missing: list[IpInterface], probes: int) -> None:
         found = segment.owners(links.card(self.card), [address.ip for address in missing], probes=probes)
