@@ -21,6 +21,7 @@ from rha.report import Report
 from rha.scenario import Scenario
 from rha.vm.accelerator import Accelerator, choose
 from rha.vm.base import VmHost
+from rha.vm.guest import outside, wanted
 
 LOOK_SECONDS = 30.0
 
@@ -64,6 +65,8 @@ class Standby(threading.Thread):
             self._vm.prepare()
             self._choose(scenario.vm.accelerator)
             redirect.prepare(scenario.redirect, replica_place(scenario.name, self._store / scenario.name))
+            if scenario.vm.guest.required and wanted.sentence(scenario) and (error := outside.why_not()):
+                raise error
         except RhaError as error:
             return "; ".join(filter(None, [f"a failover would fail now: {error.what}", error.cause, error.hint]))
         except Exception as error:  # noqa: BLE001 - a bug here must neither end the looking nor be hidden

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from rha.appliance.standby import Standby
-from rha.errors import VmError
+from rha.errors import HostError, VmError
 from rha.report import Report
-from rha.scenario import Appliance, Disk, Scenario, Vm
+from rha.scenario import Appliance, Disk, Guest, Network, Scenario, Vm
 from rha.vm import accelerator
 from rha.vm.accelerator import Accelerator, Trial, choose
+from rha.vm.guest import outside
 from rha.vm.null import NullHost
 
 APPLIANCE = Appliance(address="192.0.2.1:7420", ca="/c", certificate="/d", key="/k")
@@ -88,6 +89,21 @@ def test_an_accelerator_that_is_demanded_and_missing(site: Site) -> None:
     assert site.tried == ["kvm", "auto"]
     assert "kvm runs no guest here" in site.alarms("web")[1][0]
     assert site.alarms("mail")[1] == []
+
+
+def test_a_guest_that_must_be_adapted_and_cannot(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    why = HostError("libguestfs is missing", cause="there is no Python module guestfs")
+    monkeypatch.setattr(outside, "why_not", lambda: why)
+    must, may = Guest(required=True), Guest()
+    left_alone = Vm(guest=must, bus="virtio", network=Network(kind="none"))
+    site.scenarios = [
+        scenario("web", vm=Vm(guest=must)),
+        scenario("mail", vm=Vm(guest=may)),
+        scenario("db", vm=left_alone),
+    ]
+    site.standby.look()
+    assert "libguestfs is missing" in site.alarms("web")[1][0]
+    assert site.alarms("mail")[1] == site.alarms("db")[1] == []
 
 
 def test_a_scenario_that_is_gone_is_in_nobodys_way(site: Site) -> None:
