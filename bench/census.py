@@ -21,7 +21,7 @@ Census = Mapping[str, Counter[str]]  # what kind of thing: how often each of it 
 
 # Of a scenario's folder: what the window of points keeps, and drops again. Its files have new names all the time.
 WINDOWED = ("journal", "undo")
-LIBVIRT = ("/etc/libvirt/qemu", "/run/libvirt/qemu", "/var/lib/libvirt/qemu", "/etc/apparmor.d/libvirt")
+LIBVIRT = ("/etc/libvirt/qemu", "/run/libvirt/qemu", "/var/lib/libvirt/qemu")
 _NUMBER = re.compile(r"\d+")
 
 

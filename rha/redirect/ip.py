@@ -148,6 +148,10 @@ class TakeIp(_Ip):
 class GiveIp(_Ip):
     """The master's side: the addresses leave the cards that have them."""
 
+    def __init__(self, table: MoveIp, memory: Memory) -> None:
+        super().__init__(table, memory)
+        self._said: dict[IpInterface, tuple[float, str]] = {}  # how each stood, and when the segment was asked
+
     def describe(self, act: Act) -> str:
         verbs = {Act.APPLY: "remove {} from this master", Act.REVERT: "give {} back to this master"}
         return verbs.get(act, f"{act} {{}} on this master").format(self._all())
@@ -205,11 +209,21 @@ class GiveIp(_Ip):
             where = links.holder(address)
             if where:
                 hint = "rha redirect apply SCENARIO --side master"
-                raise StateError(f"this master still has {address}", cause=self._standing(address, where), hint=hint)
+                raise StateError(
+                    f"this master still has {address}", cause=self._ask_standing(address, where), hint=hint
+                )
         return [f"{address} is not on this host" for address in self.addresses]
 
     def _standing(self, address: IpInterface, where: links.Held) -> str:
-        """The address is here; does another host answer for it, too? A card that is down cannot be asked."""
+        """The address is here; does another host answer for it, too? A card that is down cannot be asked. What was said
+        a moment ago is said again: it decides nothing, and clients wait."""
+        at, said = self._said.get(address, (-FRESH_SECONDS, ""))
+        if time.monotonic() - at >= FRESH_SECONDS:
+            said = self._ask_standing(address, where)
+            self._said[address] = time.monotonic(), said
+        return said
+
+    def _ask_standing(self, address: IpInterface, where: links.Held) -> str:
         with contextlib.suppress(NetworkError):
             found = segment.owners(links.card(where.card), [address.ip])
             if found:
