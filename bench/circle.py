@@ -18,10 +18,10 @@ from pathlib import Path
 
 from bench import census
 from bench.census import Census
+from bench.lab import remove_domain
 from proof.lab import RHA, Engine, Lab, environment, run, wait_for
 from rha import pki
 from rha.vm.base import domain_name
-from rha.vm.libvirt import LibvirtHost
 from tests.fence.master import SYSTEMCTL
 from tests.redirect.wires import Segment
 from tests.switch.writing_guest import BEGUN, PAGE_BYTES, boot_sector
@@ -91,10 +91,7 @@ class Circle:
 
     def _end(self) -> None:
         self.lab.appliance.kill()
-        host = LibvirtHost()
-        host.destroy(self.domain)
-        host.undefine(self.domain)
-        host.close()
+        remove_domain(self.domain)
         run(self.lab.folder / "systemctl", "kill", UNIT)
 
     # The rounds -----------------------------------------------------------------------------------------------

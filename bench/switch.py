@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench import figures as f
+from bench.lab import remove_domain
 from proof.lab import RHA, Lab, environment, run, wait_for
 from rha.switch import progress as ledger
 from rha.switch.plan import StepName
 from rha.switch.progress import Progress
 from rha.vm.base import domain_name
-from rha.vm.libvirt import LibvirtHost
 from tests.fence.master import SYSTEMCTL
 from tests.vm.sectors import printing_disk
 
@@ -65,10 +65,7 @@ class Site:
 
     def _end(self) -> None:
         self.lab.appliance.kill()
-        host = LibvirtHost()
-        host.destroy(self.domain)
-        host.undefine(self.domain)
-        host.close()
+        remove_domain(self.domain)
         run(self.systemctl, "kill", UNIT)
 
     def protect(self) -> None:
