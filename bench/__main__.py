@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench import (
+    cycles,
     daemons,
     disk,
     drbd,
@@ -42,6 +43,7 @@ PARTS: dict[str, tuple[Callable[[], object], Callable[[object], None]]] = {
     "sealed": (sealed.measure, tables.rows),
     "syncs": (syncs.measure, tables.rows),
     "switch": (switch.measure, tables.rows),
+    "cycles": (cycles.measure, tables.rows),
     "redirect": (redirect.measure, tables.rows),
     "growth": (growth.measure, tables.rows),
     "masters": (masters.measure, tables.rows),

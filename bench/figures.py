@@ -6,7 +6,7 @@ import os
 import platform
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import NamedTuple
 
 
@@ -18,6 +18,18 @@ def spread(values: Sequence[float], digits: int = 2) -> list[float]:
 def ratios(with_: Sequence[float], without: Sequence[float]) -> list[float]:
     """[median, least, most] of the ratios of the pairs: what was measured one after the other belongs together."""
     return spread([a / b for a, b in zip(with_, without, strict=True)])
+
+
+def trend(values: Sequence[float], digits: int = 4) -> list[float]:
+    """[slope, lower, upper] of the straight line nearest to values that follow each other: by how much one is more than
+    the one before it, and where that lies 19 times of 20 if they scatter about a line by chance alone."""
+    count = len(values)
+    middle, mean = (count - 1) / 2, fmean(values)
+    width = sum((at - middle) ** 2 for at in range(count))
+    slope = sum((at - middle) * (value - mean) for at, value in enumerate(values)) / width
+    rest = sum((value - mean - slope * (at - middle)) ** 2 for at, value in enumerate(values))
+    error = (rest / max(1, count - 2) / width) ** 0.5
+    return [round(one, digits) for one in (slope, slope - 2 * error, slope + 2 * error)]
 
 
 def against(with_: Sequence[NamedTuple], without: Sequence[NamedTuple]) -> dict[str, list[float]]:

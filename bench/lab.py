@@ -15,6 +15,7 @@ from pathlib import Path
 from rha.capture import bpf, pins, probe
 from rha.capture.capture import Capture
 from rha.capture.device import lookup
+from rha.vm.libvirt import LibvirtHost
 
 MEMORY = Path("/dev/shm")
 _STATISTICS = Path("/proc/sys/kernel/bpf_stats_enabled")
@@ -127,6 +128,14 @@ def awake() -> Iterator[None]:
         for spinner in spinners:
             spinner.kill()
             spinner.wait()
+
+
+def remove_domain(name: str) -> None:
+    """Of libvirt, running or not; nothing to do when there is none."""
+    host = LibvirtHost()
+    host.destroy(name)
+    host.undefine(name)
+    host.close()
 
 
 @contextlib.contextmanager

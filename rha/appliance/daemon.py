@@ -27,6 +27,7 @@ from rha.appliance.importer import Importer
 from rha.appliance.receive import Connection
 from rha.appliance.replica import Replica
 from rha.appliance.returners import Returners
+from rha.appliance.standby import Standby
 from rha.appliance.switch_verbs import SwitchVerbs
 from rha.appliance.tester import Tester
 from rha.appliance.testverbs import TestVerbs
@@ -36,6 +37,7 @@ from rha.control import local
 from rha.errors import ConfigError, Exit, RhaError, StateError, StorageError
 from rha.journal.keys import read_keyring
 from rha.report import Report
+from rha.scenario import Scenario
 from rha.switch.failover import are_images_taken
 from rha.vm.libvirt import LibvirtHost
 from rha.watch import observers
@@ -71,6 +73,7 @@ class Appliance:
         read_keyring(config.journal_key, config.journal_old_keys)  # what is wrong with them is said at once
         self._context = tls.server_context(Path(config.ca), Path(config.certificate), Path(config.key))
         self._lock_file = _take_store(self._store)
+        self._standby = Standby(LibvirtHost(), self._store, self._scenarios)
         for folder in sorted(self._store.iterdir()):
             if folder.is_dir() and _NAME.fullmatch(folder.name):
                 self._open_known(folder.name)
@@ -112,9 +115,16 @@ class Appliance:
         """As whom observers are asked."""
         return tls.client_context(*map(Path, (self._config.ca, self._config.certificate, self._config.key)))
 
+    def _scenarios(self) -> list[Scenario]:
+        """Of all masters that were ever connected."""
+        with self._lock:
+            replicas = [warden.replica for warden in self._wardens.values()]
+        return [scenario for replica in replicas if (scenario := replica.scenario)]
+
     def serve(self, listener: socket.socket) -> None:
         """Accepts masters until `stop`."""
         listener.settimeout(0.5)
+        self._standby.start()
         while not self._stopping:
             try:
                 raw, address = listener.accept()
@@ -241,7 +251,8 @@ class Appliance:
         with self._lock:
             sides = [(warden, self._testers[name]) for name, warden in sorted(self._wardens.items())]
             broken = sorted(self._broken.items())
-        return [tester.add_to(self.returners.fill(warden.report())) for warden, tester in sides] + [
+        ready = self._standby.add_to
+        return [ready(tester.add_to(self.returners.fill(warden.report()))) for warden, tester in sides] + [
             _broken_report(name, why) for name, why in broken
         ]
 
@@ -287,6 +298,7 @@ class Appliance:
             names, wardens = list(self._connections), list(self._wardens.values())
             testers = list(self._testers.values())
         self.returners.stop()
+        self._standby.stop()
         for name in names:
             self._hang_up(name)
         failures = []

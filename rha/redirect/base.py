@@ -129,6 +129,9 @@ class Redirection(ABC):
     def describe(self, act: Act) -> str:
         """What the act would do, for a plan: `add 192.0.2.10/24 to eth0`."""
 
+    def prepare(self) -> None:  # noqa: B027 - most kinds have nothing to load
+        """Loads what the first act would have to load. Asks and changes nothing."""
+
     @abstractmethod
     def check(self, deadline: Deadline) -> Sentences: ...
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import time
 
 import msgspec
 
@@ -17,6 +18,7 @@ from rha.redirect.links import IpInterface, Route
 from rha.scenario import MoveIp
 
 QUICK_PROBES = 2  # of apply: check has asked thoroughly before
+FRESH_SECONDS = 1.0  # so old may its answer be, that apply need not ask again while clients wait
 
 
 class Before(msgspec.Struct):
@@ -40,12 +42,20 @@ class _Ip(Redirection):
         self.card = table.interface  # the appliance's
         self.addresses = [ipaddress.ip_interface(text) for text in table.addresses]
 
+    def prepare(self) -> None:
+        links.prepare()
+
     def _all(self) -> str:
         return ", ".join(map(str, self.addresses))
 
 
 class TakeIp(_Ip):
     """The appliance's side: the addresses come to its card."""
+
+    def __init__(self, table: MoveIp, memory: Memory) -> None:
+        super().__init__(table, memory)
+        self._found_free: set[IpInterface] = set()
+        self._asked_at = -FRESH_SECONDS  # monotonic; valid for those that were found free
 
     def describe(self, act: Act) -> str:
         verbs = {Act.APPLY: "add {} to {}", Act.REVERT: "remove {} from {}"}
@@ -54,7 +64,9 @@ class TakeIp(_Ip):
     def check(self, deadline: Deadline) -> Sentences:
         """Raises HostError (no such card), NetworkError (card down, address in use), StateError (on another card)."""
         missing = self._missing()
+        self._asked_at = time.monotonic()
         self._must_be_free(missing, segment.PROBES)
+        self._found_free = set(missing)
         deadline.left()
         return [
             f"{address} is free on the segment of {self.card}" if address in missing else f"{address} is here already"
@@ -64,7 +76,8 @@ class TakeIp(_Ip):
     def apply(self, deadline: Deadline) -> Sentences:
         """Raises as `check`; then nothing was changed."""
         missing = self._missing()
-        self._must_be_free(missing, QUICK_PROBES)
+        if not self._are_just_found_free(missing):
+            self._must_be_free(missing, QUICK_PROBES)
         deadline.left()
         before = self._memory.load(Before) or Before()
         before.addresses += [links.Held(str(item), self.card) for item in missing if not _has(before, item)]
@@ -115,6 +128,10 @@ class TakeIp(_Ip):
                 raise StateError(f"this host has {address} already", cause=cause, hint="ip -br address")
         return missing
 
+    def _are_just_found_free(self, missing: list[IpInterface]) -> bool:
+        """Has this object's own check asked for them all a moment ago?"""
+        return self._found_free.issuperset(missing) and time.monotonic() - self._asked_at < FRESH_SECONDS
+
     def _must_be_free(self, missing: list[IpInterface], probes: int) -> None:
         found = segment.owners(links.card(self.card), [address.ip for address in missing], probes=probes)
         if found:
@@ -130,6 +147,10 @@ class TakeIp(_Ip):
 
 class GiveIp(_Ip):
     """The master's side: the addresses leave the cards that have them."""
+
+    def __init__(self, table: MoveIp, memory: Memory) -> None:
+        super().__init__(table, memory)
+        self._said: dict[IpInterface, tuple[float, str]] = {}  # how each stood, and when the segment was asked
 
     def describe(self, act: Act) -> str:
         verbs = {Act.APPLY: "remove {} from this master", Act.REVERT: "give {} back to this master"}
@@ -188,11 +209,21 @@ class GiveIp(_Ip):
             where = links.holder(address)
             if where:
                 hint = "rha redirect apply SCENARIO --side master"
-                raise StateError(f"this master still has {address}", cause=self._standing(address, where), hint=hint)
+                raise StateError(
+                    f"this master still has {address}", cause=self._ask_standing(address, where), hint=hint
+                )
         return [f"{address} is not on this host" for address in self.addresses]
 
     def _standing(self, address: IpInterface, where: links.Held) -> str:
-        """The address is here; does another host answer for it, too? A card that is down cannot be asked."""
+        """The address is here; does another host answer for it, too? A card that is down cannot be asked. What was said
+        a moment ago is said again: it decides nothing, and clients wait."""
+        at, said = self._said.get(address, (-FRESH_SECONDS, ""))
+        if time.monotonic() - at >= FRESH_SECONDS:
+            said = self._ask_standing(address, where)
+            self._said[address] = time.monotonic(), said
+        return said
+
+    def _ask_standing(self, address: IpInterface, where: links.Held) -> str:
         with contextlib.suppress(NetworkError):
             found = segment.owners(links.card(where.card), [address.ip])
             if found:

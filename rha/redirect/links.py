@@ -176,6 +176,12 @@ def add_route(route: Route) -> bool:
     return True
 
 
+def prepare() -> None:
+    """Raises HostError when the kernel cannot be asked."""
+    with _netlink():
+        pass
+
+
 @contextlib.contextmanager
 def _netlink() -> Iterator[IPRoute]:
     from pyroute2 import IPRoute  # 12 MiB, in every engine otherwise

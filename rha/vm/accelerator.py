@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ QEMU = "qemu-system-x86_64"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _STAGES = {"": "firmware", "R": "real mode", "P": "protected mode", "L": "long mode"}
 _PASSED = "RPLT"
+_finding_out = threading.Lock()  # one trial at a time: the other wants the same answer
 
 _CODE = bytes.fromhex(
     "fa31c08ed88ec08ed0bc007cbaf803b052eee4920c02e692bf0010b9001831c0fcf3ab66c70600100320000066c7060020033000"
@@ -89,10 +91,11 @@ def choose(wanted: str = "auto", *, cache: Path = CACHE, device: Path = KVM) -> 
     """
     if wanted == "tcg":
         return Accelerator("tcg", "the scenario asks for tcg")
-    found = _recall(cache)
-    if found is None:
-        found = _find_out(device)
-        _remember(cache, found)
+    with _finding_out:
+        found = _recall(cache)
+        if found is None:
+            found = _find_out(device)
+            _remember(cache, found)
     if wanted == "kvm" and found.name != "kvm":
         raise VmError("kvm runs no guest here", cause=found.why, hint='vm.accelerator = "auto" falls back to tcg')
     return found

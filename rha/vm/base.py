@@ -76,6 +76,11 @@ class VmHost(ABC):
     """A hypervisor. Every method raises VmError with the hypervisor's own words as cause."""
 
     @abstractmethod
+    def prepare(self) -> None:
+        """Lets the host find out now what it would find out when the first domain is made, and stay at hand. Changes
+        nothing; may be repeated. Raises VmError also when it does not answer."""
+
+    @abstractmethod
     def define(self, spec: VmSpec) -> None:
         """Makes the domain known, not running. A domain of that name is replaced if it is ours, of the same scenario,
         and not running.

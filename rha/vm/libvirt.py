@@ -65,6 +65,11 @@ class LibvirtHost(VmHost):
                 self._connection.close()
             self._connection = None
 
+    def prepare(self) -> None:
+        """libvirt runs every QEMU that is installed to see what it can, once after each update of QEMU, libvirt or
+        kernel: 8 s on a busy host. An open connection keeps a daemon that systemd would end when it is idle."""
+        self._vm_user()
+
     def define(self, spec: VmSpec) -> None:
         self._check_name_is_free(spec)
         uid, gid = self._vm_user()

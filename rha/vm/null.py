@@ -21,6 +21,9 @@ class NullHost(VmHost):
         self.specs: dict[str, VmSpec] = {}
         self._states: dict[str, DomainState] = {}
 
+    def prepare(self) -> None:
+        pass
+
     def define(self, spec: VmSpec) -> None:
         if self.state(spec.name) == DomainState.RUNNING:
             raise VmError(f"domain {spec.name} runs already")

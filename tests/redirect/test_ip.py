@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from rha.errors import HostError, NetworkError, StateError
+from rha.redirect import ip as ip_module
 from rha.redirect import links
 from rha.redirect import segment as segment_module
 from rha.redirect.base import Act, Memory, Place, Redirection
@@ -61,6 +62,54 @@ def test_the_client_sees_the_move_at_once(world: World) -> None:
     assert world.client.reaches(V4)
     assert world.client.reaches(V6)
     assert "nobody else answers" in world.do(world.replica, Act.VERIFY)[1]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many probes were sent, each time that the segment was asked."""
+    asked, owners = list[int](), segment_module.owners
+
+    def counted(*words: object, probes: int = segment_module.PROBES) -> object:
+        asked.append(probes)
+        return owners(*words, probes=probes)
+
+    monkeypatch.setattr(segment_module, "owners", counted)
+    return asked
+
+
+def test_what_was_found_free_a_moment_ago_is_not_asked_again(
+    world: World, asked: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients wait meanwhile. An older answer, or another's, is none."""
+    world.segment.unplug(world.master)
+    for fresh, probes in ((60.0, [3]), (0.0, [3, 2])):
+        monkeypatch.setattr(ip_module, "FRESH_SECONDS", fresh)
+        asked.clear()
+        one = world.redirection(world.replica)
+        world.replica.call(lambda one=one: [one.do(Act.CHECK), one.do(Act.APPLY)])
+        assert asked == probes
+        world.do(world.replica, Act.REVERT)
+    monkeypatch.setattr(ip_module, "FRESH_SECONDS", 60.0)
+    asked.clear()
+    world.do(world.replica, Act.APPLY)
+    assert asked == [2], "nobody has asked for it before"
+
+
+@pytest.mark.parametrize(("fresh", "times"), [(60.0, 2), (0.0, 4)])
+def test_a_master_asks_once_how_its_addresses_stand(
+    world: World, asked: list[int], monkeypatch: pytest.MonkeyPatch, fresh: float, times: int
+) -> None:
+    """It has two; what comes of it is a sentence."""
+    monkeypatch.setattr(ip_module, "FRESH_SECONDS", fresh)
+    one = world.redirection(world.master)
+    said = world.master.call(lambda: [*one.do(Act.CHECK), *one.do(Act.APPLY)])
+    assert said == [
+        f"{V4}/24 is on eth0",
+        f"{V6}/64 is on eth0",
+        f"{V4}/24 is on eth0; removed",
+        f"{V6}/64 is on eth0; removed",
+    ]
+    assert len(asked) == times
 
 
 @pytest.mark.parametrize("act", [Act.CHECK, Act.APPLY])

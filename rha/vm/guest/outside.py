@@ -27,6 +27,7 @@ from rha.errors import HostError, VmError
 from rha.image.storage_daemon import ImageSpec, StorageDaemon
 from rha.units import show_seconds
 from rha.vm.guest import kernel
+from rha.vm.guest.place import place
 from rha.vm.guest.travel import Answer, Request
 
 USERS = ("libvirt-qemu", "qemu", "nobody")  # Debian's, others', and where libvirt is not installed
@@ -60,14 +61,13 @@ def run(disks: Sequence[ImageSpec], request: Request, limit: float) -> Answer:
     if refusal:
         raise refusal
     uid, gids = _user()
-    with tempfile.TemporaryDirectory(prefix="rha-guest-") as place:
-        Path(place).chmod(0o711)
-        own = Path(place, "own")  # the process's: libguestfs's sockets, the copy of an initramfs
+    with place() as folder:
+        own = folder / "own"  # the process's: libguestfs's sockets, the copy of an initramfs
         own.mkdir(mode=0o700)
         os.chown(own, uid, gids[0])
         CACHE.mkdir(parents=True, exist_ok=True)
         os.chown(CACHE, uid, gids[0])
-        with StorageDaemon(disks, Path(place, "disks")) as daemon:
+        with StorageDaemon(disks, folder / "disks") as daemon:
             daemon.folder.chmod(0o711)
             os.chown(daemon.socket, uid, gids[0])
             exports = [(str(daemon.socket), disk.name) for disk in disks]
