@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -87,6 +88,22 @@ def overlay_on_nbd(path: Path, socket: Path, export: str) -> None:
 def info(path: Path) -> ImageInfo:
     """Describes an image, one that is in use too. Raises StorageError."""
     return msgspec.json.decode(_run("info", ["-U", "--output=json", str(path)], path), type=ImageInfo)
+
+
+class _Mapped(msgspec.Struct):
+    """A row of `qemu-img map`. `present`: the image holds it itself."""
+
+    length: int
+    present: bool
+
+
+def held_bytes(path: Path) -> int:
+    """What a qcow2 overlay holds itself, whole clusters, of one that is in use as its file says it now. Raises
+    StorageError."""
+    file = {"driver": "file", "filename": str(path.absolute())}
+    alone = json.dumps({"driver": "qcow2", "file": file, "backing": None})
+    rows = _run("map", ["-U", "--output=json", f"json:{alone}"], path)
+    return sum(row.length for row in msgspec.json.decode(rows, type=list[_Mapped]) if row.present)
 
 
 def check(path: Path, *, repair_leaks: bool = False) -> ImageCheck:
