@@ -1,11 +1,19 @@
-"""Ends a substitute, and keeps what it wrote: nothing is discarded without a person's word for it."""
+"""Ends a substitute, and keeps what it wrote: nothing is discarded without a person's word for it.
+
+`discard.json` in the scenario's folder stands from the order to its end: a substitute that is half gone after a
+`kill -9` must not be called serving, so the appliance goes on by itself. A failure ends the order; a person repeats it.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+import msgspec
+
+from rha.appliance import catalog
 from rha.appliance.history import free_bytes
 from rha.appliance.kept import FILE as KEPT_FILE
 from rha.appliance.kept import KeptSet
@@ -18,6 +26,17 @@ from rha.switch.steps import OVERLAYS
 from rha.switch.ways import kept_name
 from rha.units import show_bytes
 from rha.vm.base import VmHost
+
+FILE = "discard.json"
+
+
+class Ordered(msgspec.Struct, kw_only=True, frozen=True):
+    """The file: of which switch the substitute is to go, who wants it, why, and whether what it wrote is kept."""
+
+    decided: float
+    keep: bool
+    by: str
+    reason: str
 
 
 class Discarding:
@@ -34,15 +53,14 @@ class Discarding:
     ) -> None:
         self._replica, self._vm, self._parted = replica, vm, parted
         self._release, self._say = release, say
+        self._file = replica.folder / FILE
         self._at_work = threading.Lock()
 
-    def cut_off(self, past: Progress) -> KeptSet | None:
-        """What this substitute wrote is kept already, or about to be, and it still stands: `kill -9` came between.
-        Raises StorageError."""
-        if self._at_work.locked():
-            return None
-        kept = self._replica.points.kept
-        return kept.of(past.trigger.decided) or kept.begun(self._replica.folder / OVERLAYS)
+    def cut_off(self, past: Progress) -> Ordered | None:
+        """What was ordered for this substitute and has not come to its end; None: nothing, or it is at work. Raises
+        StorageError."""
+        order = None if self._at_work.locked() else catalog.load(self._file, Ordered)
+        return order if order and order.decided == past.trigger.decided else None
 
     def run(self, past: Progress, *, keep: bool, person: str, reason: str) -> str:
         """Returns what became of what the substitute wrote. May be repeated.
@@ -58,13 +76,29 @@ class Discarding:
             if kept is None and keep:
                 said[0] = self._keep(past, person, reason)
 
-        with self._at_work:
-            if not keep:
-                (self._replica.folder / OVERLAYS / KEPT_FILE).unlink(missing_ok=True)
-            name = self._replica.name
-            discard_substitute(self._replica.folder, self._vm, name, keep=aside, release=self._release, say=self._say)
-        self._parted.forget()
+        order = Ordered(decided=past.trigger.decided, keep=keep, by=person, reason=reason)
+        folder, name = self._replica.folder, self._replica.name
+        with self._at_work, self._standing(order):
+            discard_substitute(folder, self._vm, name, keep=aside, release=self._release, say=self._say)
+            self._parted.forget()
         return said[0]
+
+    @contextlib.contextmanager
+    def _standing(self, order: Ordered) -> Iterator[None]:
+        """The order stands while the block runs; room is made on a full disk without it."""
+        try:
+            catalog.save(self._file, order)
+        except StorageError:
+            if order.keep:
+                raise
+        if not order.keep:
+            (self._replica.folder / OVERLAYS / KEPT_FILE).unlink(missing_ok=True)
+        try:
+            yield
+        except Exception:
+            self._file.unlink(missing_ok=True)
+            raise
+        self._file.unlink(missing_ok=True)
 
     def _why_not_keep(self, past: Progress) -> RhaError | None:
         """The reason, and the ways out of it; None: it can be kept, or there is nothing."""

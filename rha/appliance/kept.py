@@ -7,8 +7,8 @@ Rejected: taking the overlays into the images as a switchback does, and rewindin
 disk compared with the master once more, and it goes with the window after a day); a copy of the whole disk (its time
 and space, while nothing is received).
 
-The folder of the overlays gets `kept.json` while they lie where the substitute left them; then it is renamed. So
-`kept.json` says that the substitute is off and was discarded, wherever a kill came.
+The folder of the overlays gets `kept.json` while they lie where the substitute left them; then it is renamed. Until
+that they are the substitute's, behind it they are kept.
 """
 
 from __future__ import annotations
@@ -103,10 +103,6 @@ class Kept:
     def of(self, decided: float) -> KeptSet | None:
         """That of a switch; None: what its substitute wrote is not kept."""
         return next((one for one in self.sets if one.decided == decided), None)
-
-    def begun(self, overlays: Path) -> KeptSet | None:
-        """That which a kill has left where the substitute's overlays lie. Raises StorageError."""
-        return catalog.load(overlays / FILE, KeptSet)
 
     def overlays(self, one: KeptSet) -> list[ImageSpec]:
         """In the order of the disks."""

@@ -174,8 +174,8 @@ class Warden(threading.Thread):
         past = ledger.load(self.replica.folder)
         if past is None:
             return False
-        if cut_off := self._discarding.cut_off(past):
-            self.say(self.discard(person=cut_off.by, reason=cut_off.reason))
+        if order := self._discarding.cut_off(past):
+            self.say(self.discard(keep=order.keep, person=order.by, reason=order.reason))
             return True
         self.parted.tend(past)
         if is_revocable(past):

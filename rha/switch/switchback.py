@@ -90,17 +90,17 @@ def why_not(world: World) -> RhaError | None:
             cause=f"domain {domain_name(name)} is {world.domain}",
             hint=f"rha failover {name} starts it again",
         )
-    if world.offered is None:
-        return StateError(
-            f"no disks are offered for {name}",
-            cause="no receiver is connected",
-            hint=f"on the repaired master: rha receive --scenario /etc/rha/{name}.toml",
-        )
     if world.parted and not world.overwrite:
         return StateError(
             f"the master of {name} wrote alone, and a switchback overwrites its disks",
             cause=world.parted,
             hint=f"rha split {name} shows how they are saved first; then rha switchback {name} --overwrite-master",
+        )
+    if world.offered is None:
+        return StateError(
+            f"no disks are offered for {name}",
+            cause="no receiver is connected",
+            hint=f"on the repaired master: rha receive --scenario /etc/rha/{name}.toml",
         )
     return why_not_fitting(world.sizes, world.offered)
 

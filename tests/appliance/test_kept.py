@@ -199,7 +199,12 @@ def test_without_a_point_or_room_it_is_refused_and_the_substitute_stays(
     assert site.replica.points.kept.of(decided) is None
 
 
-MOMENTS = ("pathlib.Path.rename", "rha.appliance.kept._sync", "rha.switch.failover.remove_overlays")
+MOMENTS = (
+    "pathlib.Path.rename",
+    "rha.appliance.kept._sync",
+    "rha.switch.failover.remove_overlays",
+    "rha.switch.failover.redirect.revert",
+)
 
 
 class Killed(BaseException):
