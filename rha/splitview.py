@@ -80,7 +80,7 @@ def _way(number: int, way: dict[str, Any]) -> Iterator[str]:
     yield f"{number}. To {way['title']} ({printable(way['lost'])}):"
     width = max(len(act["on"]) for act in way["acts"])
     for act in way["acts"]:
-        yield f"     {printable(act['on']):>{width}}# {act['command']}"
+        yield f"     {printable(act['on']):>{width}}# {printable(act['command'])}"
         yield f"     {'':>{width}}  {act['what']}"
 
 

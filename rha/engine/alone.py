@@ -13,7 +13,7 @@ from typing import NamedTuple
 from rha.capture.capture import Capture
 from rha.engine.backlog import Backlog
 from rha.engine.spooler import first_time
-from rha.engine.state import DiskView, state_of
+from rha.engine.state import Cause, DiskView, state_of
 from rha.errors import StorageError
 from rha.wire.messages import MOST_SENTENCE, Alone, AloneDisk
 
@@ -76,16 +76,19 @@ def _moment(monotonic_ns: int) -> float | None:
 def _disk(view: DiskView) -> AloneDisk:
     """Order was lost where the disk is not in data mode, or a gap stands in its stream."""
     if view.trouble or not view.is_trusted:
-        verdict, since = state_of(view), view.trouble or view.cause
-        return AloneDisk(
-            name=view.name, state="unknown", why=verdict.why[:MOST_SENTENCE], since=since.time if since else None
-        )
+        since = _since(view.trouble or view.cause)
+        return AloneDisk(name=view.name, state="unknown", why=state_of(view).why[:MOST_SENTENCE], since=since)
     if view.in_data_mode and view.cause is None and not view.dirty_bytes:
         return AloneDisk(name=view.name, state="ordered")
+    why = view.cause.sentence if view.cause else "a sync was broken off"
     return AloneDisk(
         name=view.name,
         state="marked",
         dirty_bytes=view.dirty_bytes,
-        since=view.cause.time if view.cause and view.cause.time else None,
-        why=view.cause.sentence[:MOST_SENTENCE] if view.cause else "a sync was broken off",
+        since=_since(view.cause),
+        why=why[:MOST_SENTENCE],
     )
+
+
+def _since(cause: Cause | None) -> float | None:
+    return cause.time if cause and cause.time else None

@@ -28,15 +28,17 @@ SECTOR, CLUSTER, BLOCK, BLOCKS = 512, 64 << 10, 4096, 5
 class Site:
     """`proxy`: the line between master and appliance. The guest writes one sector when it boots."""
 
-    def __init__(self, lab: Lab, libvirt: LibvirtHost, memory: Path) -> None:
+    def __init__(self, lab: Lab, libvirt: LibvirtHost, memory: Path, *, size: int = MIB, ring: str = "64MiB") -> None:
         self.lab, self.libvirt = lab, libvirt
         self.proxy = lab.stack.enter_context(Proxy(lab.port))
-        self.disk = lab.disk(MIB)
+        self.disk = lab.disk(size)
         with open(self.disk.path, "wb") as device:
             device.write(writing_disk(memory / "boot.raw", b"it serves\r\n").read_bytes())
         self.disk.sync()
         more = '[vm]\nmemory = "64MiB"\nbus = "virtio"\naccelerator = "tcg"\n'
-        self.engine = lab.engine([self.disk.path], port=self.proxy.port, link='lost_after = "1s"\n', more=more)
+        self.engine = lab.engine(
+            [self.disk.path], port=self.proxy.port, ring=ring, link='lost_after = "1s"\n', more=more
+        )
         self.name, self.domain = self.engine.name, domain_name(self.engine.name)
         self.folder = lab.appliance.store / self.name
         lab.stack.callback(self._end)
@@ -77,9 +79,9 @@ class Site:
         fields = Path("/sys/block", Path(self.disk.path).name, "stat").read_text().split()
         return int(fields[4]), int(fields[6]) * SECTOR
 
-    def write_alone(self) -> None:
+    def write_alone(self, block: int = BLOCK, count: int = BLOCKS) -> None:
         """As the master's applications."""
-        words = ["if=/dev/urandom", f"of={self.disk.path}", f"bs={BLOCK}", f"count={BLOCKS}", "seek=64"]
+        words = ["if=/dev/urandom", f"of={self.disk.path}", f"bs={block}", f"count={count}", "seek=64"]
         run("dd", *words, "oflag=direct", "conv=notrunc", "status=none")
 
     def split(self) -> dict[str, Any]:
@@ -93,12 +95,18 @@ class Site:
 
 
 @pytest.fixture
-def site(lab: Lab, libvirt_host: LibvirtHost, store: Path, tmp_path: Path) -> Iterator[Site]:  # noqa: F811
+def ready(lab: Lab, store: Path) -> Iterator[Lab]:  # noqa: F811
+    """Its images lie where the VM user can reach them."""
     config = lab.folder / "appliance.toml"
     config.write_text(config.read_text().replace(str(lab.folder / "store"), str(store)))
     lab.appliance.store = store
-    yield Site(lab, libvirt_host, tmp_path)
+    yield lab
     lab.stack.close()
+
+
+@pytest.fixture
+def site(ready: Lab, libvirt_host: LibvirtHost, tmp_path: Path) -> Site:  # noqa: F811
+    return Site(ready, libvirt_host, tmp_path)
 
 
 def test_both_sides_are_told_and_nothing_is_discarded(site: Site, tmp_path: Path) -> None:
@@ -167,3 +175,37 @@ def discard_and_kill(site: Site) -> None:
         site.lab.appliance.kill()
         asked.wait()
     site.lab.appliance.start()
+
+
+def test_what_the_ring_cannot_hold_is_told_by_its_ranges_and_what_nobody_saw_as_unknown(
+    ready: Lab,
+    libvirt_host: LibvirtHost,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    site = Site(ready, libvirt_host, tmp_path, size=32 * MIB, ring="4MiB")
+    site.start()
+    site.cut()
+    site.fail_over()
+    site.write_alone(CLUSTER, 128)
+    site.heal()
+    wait_for(lambda: site.split()["verdict"] == "split", 60, site.words)
+    answer = site.split()
+    alone = answer["evidence"]["master"]["alone"]
+    (disk,) = alone["disks"]
+    assert (disk["state"], alone["payload_bytes"] < 4 * MIB) == ("marked", True)
+    assert alone["payload_bytes"] + disk["dirty_bytes"] >= 8 * MIB, "nothing that was written is left out"
+    assert disk["dirty_bytes"] <= 8 * MIB
+    assert "the ring was full" in disk["why"]
+    assert f"in ranges of {disk['name']}, its substitute" in answer["sentence"]
+
+    # A probe that was taken away has not seen everything.
+    site.engine.unload()
+    site.engine.start()
+    wait_for(lambda: site.split()["verdict"] == "possible", 90, site.words)
+    answer = site.split()
+    assert "SPLIT BRAIN IS POSSIBLE" in answer["sentence"]
+    assert "d0: the probe was taken out of the kernel" in answer["unknown"][0]
+    assert "compare needed" in site.told("split", site.name)
+    assert "what it wrote is removed" in site.told("discard", site.name, "--no-keep", "--yes")
+    assert f"{site.name}: nothing is kept" in site.told("kept", site.name)
+    assert "error: lab" in site.rha("split", site.name).stderr
