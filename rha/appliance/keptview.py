@@ -19,9 +19,10 @@ class KeptView:
     """May be read from any thread until `close`. `point`: what lies below, the view closes it. Raises StorageError;
     then the point is left open."""
 
-    def __init__(self, point: PointView, overlays: Sequence[ImageSpec], run: Path) -> None:
-        """`run`: a folder for the storage daemon."""
-        self._point, self.place, self.disk_bytes = point, point.place, point.disk_bytes
+    def __init__(self, point: PointView, overlays: Sequence[ImageSpec], run: Path, time: float) -> None:
+        """`run`: a folder for the storage daemon; `time`: of the point, as the substitute's switch knew it."""
+        self._point, self.disk_bytes = point, point.disk_bytes
+        self.place = point.place._replace(time=time)
         self._lock = threading.Lock()  # the readers: each is one thread's at a time
         with ExitStack() as stack:
             # The storage daemon dies with the thread that started it.

@@ -294,7 +294,7 @@ class PointKeeper:
         point = self.view(self.find(str(one.lsn)))
         try:
             run = self._folder / "run" / f"kept-{next(self._runs)}"
-            return KeptView(point, self.kept.overlays(one), run), one.name
+            return KeptView(point, self.kept.overlays(one), run, one.time), one.name
         except BaseException:
             point.close()
             raise

@@ -59,6 +59,7 @@ def keep_substitutes(evidence: Evidence, *, overwrites: bool) -> Way:
             *save,
             Act(on=host, command=f"rha receive --scenario /etc/rha/{name}.toml", what="offer its disks, same system"),
             Act(on="appliance", command=f"rha switchback {name}{flag}", what="bring the substitute's disks home"),
+            Act(on=host, command="reboot", what="once rha receive has ended with 0"),
         ],
     )
 
@@ -75,24 +76,19 @@ def _save(name: str, disk: str, device: str) -> str:
 def keep_masters(evidence: Evidence) -> Way:
     """The master goes on where it stands, its engine is let in again."""
     name, kept = evidence.scenario, kept_name(evidence.decided)
-    disk = next(iter(evidence.devices), "DISK")
+    here = [
+        (f"rha discard {name}", "cut the substitute off, keep what it wrote"),
+        ("rha status", "the master connects within a minute"),
+        (f"rha mount {name} {SAVED} --at {kept}", f"look at its files; rha umount {name} {SAVED} ends that"),
+        (f"rha restore {name} /PATH TARGET --at {kept}", "copy out what the master lacks"),
+        *(
+            (f"rha export {name} {name}-{disk}.qcow2 --disk {disk} --at {kept}", "keep all of it, as an image")
+            for disk in sorted(evidence.devices)
+        ),
+        (f"rha kept {name} --drop {kept}", "when it is not needed any more"),
+    ]
     return Way(
         title="keep the master's side",
         lost=f"what the substitute wrote is kept aside as {kept}, until you drop it",
-        acts=[
-            Act(on="appliance", command=f"rha discard {name}", what="cut the substitute off, keep what it wrote"),
-            Act(on="appliance", command=f"rha status {name}", what="the master connects within a minute"),
-            Act(on="appliance", command=f"rha mount {name} {SAVED} --at {kept}", what="look at its files"),
-            Act(
-                on="appliance",
-                command=f"rha restore {name} /PATH TARGET --at {kept}",
-                what="copy out what the master lacks",
-            ),
-            Act(
-                on="appliance",
-                command=f"rha export {name} {kept}-{disk}.qcow2 --disk {disk} --at {kept}",
-                what="keep it for ever",
-            ),
-            Act(on="appliance", command=f"rha kept {name} --drop {kept}", what="when it is not needed any more"),
-        ],
+        acts=[Act(on="appliance", command=command, what=what) for command, what in here],
     )

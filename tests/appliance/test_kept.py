@@ -124,6 +124,29 @@ def test_every_range_is_read_from_where_it_lies(site: Parting, tmp_path: Path) -
     site.replica.points.close(point.name)
 
 
+@pytest.mark.root
+def test_its_file_systems_are_mounted_like_a_point_s(site: Parting, tmp_path: Path) -> None:
+    site.fail_over()
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/orders").write_text("taken by the substitute")
+    system = tmp_path / "system.raw"
+    words = ["mkfs.ext4", "-q", "-d", str(tmp_path / "tree"), str(system), f"{DISK_BYTES >> 10}k"]
+    subprocess.run(words, check=True)
+    subprocess.run(["qemu-img", "convert", "-n", "-O", "qcow2", str(system), str(site.overlay)], check=True)
+    site.verbs.discard(NAME)
+    site.go_on(2)
+    (one,) = site.replica.points.kept.sets
+    where = tmp_path / "mnt"
+    where.mkdir()
+    point = site.replica.points.open(one.name)
+    point.mount(where)
+    try:
+        assert (where / "orders").read_text() == "taken by the substitute"
+        assert point.describe().kept == one.name
+    finally:
+        site.replica.points.close(point.name)
+
+
 def test_pieces_are_cut_and_joined() -> None:
     pieces = Pieces([(10, 5), (15, 5), (30, 10)])
     assert pieces.within(0, 10) == []

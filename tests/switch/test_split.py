@@ -104,11 +104,14 @@ def test_the_commands_name_what_is_there() -> None:
         ("web1.example", "dd if=/dev/vda of=/mnt/web1-root.raw bs=4M conv=sparse,fsync status=progress"),
         ("web1.example", "rha receive --scenario /etc/rha/web1.toml"),
         ("appliance", "rha switchback web1 --overwrite-master"),
+        ("web1.example", "reboot"),
     ]
     assert mine.acts[0].command == "rha discard web1"
     assert mine.acts[-1].command == f"rha kept web1 --drop {kept}"
-    assert f"rha mount web1 /mnt --at {kept}" in [act.command for act in mine.acts]
-    assert ways(evidence(alone()), overwrites=False)[0].acts[-1].command == "rha switchback web1"
+    commands = [act.command for act in mine.acts]
+    assert f"rha mount web1 /mnt --at {kept}" in commands
+    assert f"rha export web1 web1-data.qcow2 --disk data --at {kept}" in commands
+    assert ways(evidence(alone()), overwrites=False)[0].acts[-2].command == "rha switchback web1"
 
 
 def answer(given: Evidence) -> dict[str, Any]:
