@@ -158,7 +158,8 @@ def payload_words(evidence: Evidence) -> str:
     if alone.payload_bytes is None or alone.records is None or evidence.common is None:
         return f"{show_bytes(stream)} of stream"
     bound = {-1: "at most ", 0: "", 1: "at least "}[_sign(alone.acknowledged_lsn - evidence.common.lsn)]
-    return f"{bound}{show_bytes(alone.payload_bytes)} in {alone.records} records"
+    records = f"{alone.records} {'record' if alone.records == 1 else 'records'}"
+    return f"{bound}{show_bytes(alone.payload_bytes)} in {records}"
 
 
 def _sign(number: int) -> int:

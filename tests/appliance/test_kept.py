@@ -183,6 +183,11 @@ def test_a_name_means_one_thing(site: Parting) -> None:
     (one,) = site.replica.points.kept.sets
     with pytest.raises(StateError, match="is taken"):
         site.replica.points.bookmark(one.name, "now", "eve")
+    again = site.overlay.parent
+    again.mkdir()
+    with pytest.raises(StateError, match="is taken"):
+        site.replica.points.kept.take(again, one)
+    assert list(again.iterdir()) == []
     for act in (site.replica.points.find, lambda name: site.verbs.failover(NAME, at=name)):
         with pytest.raises(StateError, match="is no point of the master's"):
             act(one.name)
