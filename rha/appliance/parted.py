@@ -18,7 +18,8 @@ from rha.appliance import catalog
 from rha.appliance.replica import Replica
 from rha.errors import RhaError, StateError
 from rha.switch import progress as ledger
-from rha.switch.progress import Progress
+from rha.switch.progress import SWITCHOVER, Progress
+from rha.switch.runner import Say
 from rha.switch.split import Evidence, Heard, Substitute, Verdict, judge, unknowns
 from rha.switch.ways import ways
 from rha.vm.base import VmHost
@@ -56,6 +57,25 @@ class Parted:
         )
         catalog.save(self.folder / FILE, heard)
         return self.judge(past)
+
+    def refusal(self, past: Progress, hello: Hello | None, peer: str, say: Say) -> Replaced:
+        """For a master that a substitute stands in for; what it says is noted and judged. It is refused whatever
+        becomes of that."""
+        judged, split = "", ""
+        try:
+            if hello:
+                verdict = self.hear(hello, peer, past)
+                judged, split = f"{verdict.sentence}; ", verdict.sentence if verdict.is_alarm else ""
+        except RhaError as error:
+            say(f"what its master wrote alone is not noted: {error!s}".replace("\n", "; "))
+        name, is_planned = self.replica.name, past.kind == SWITCHOVER
+        refusal = Replaced(
+            f"{name} has {'switched' if is_planned else 'failed'} over: the master must not serve",
+            cause=f"{judged}{past.sentence()}; {past.trigger.reason}",
+            hint=f"{'' if is_planned else 'keep it off the network; '}on the appliance: rha split {name}",
+        )
+        refusal.split = split
+        return refusal
 
     def evidence(self, past: Progress) -> Evidence:
         """Both sides as they are now. Raises StorageError."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from rha.appliance import maintenance
 from rha.appliance.discarding import Discarding
-from rha.appliance.parted import Parted, Replaced
+from rha.appliance.parted import Parted
 from rha.appliance.replica import Replica
 from rha.appliance.replica_host import ReplicaHost
 from rha.errors import RhaError, StateError
@@ -274,26 +274,7 @@ class Warden(threading.Thread):
         past = ledger.load(self.replica.folder)
         if past is None or is_revocable(past):
             return None
-        name, is_planned = self.replica.name, past.kind == ledger.SWITCHOVER
-        judged, split = self._judged(hello, peer, past)
-        refusal = Replaced(
-            f"{name} has {'switched' if is_planned else 'failed'} over: the master must not serve",
-            cause=f"{judged}{past.sentence()}; {past.trigger.reason}",
-            hint=f"{'' if is_planned else 'keep it off the network; '}on the appliance: rha split {name}",
-        )
-        refusal.split = split
-        return refusal
-
-    def _judged(self, hello: Hello | None, peer: str, past: Progress) -> tuple[str, str]:
-        """What is known of the two sides, as the beginning of a sentence, and the alarm. The master is refused whatever
-        becomes of this."""
-        try:
-            if hello:
-                verdict = self.parted.hear(hello, peer, past)
-                return f"{verdict.sentence}; ", verdict.sentence if verdict.is_alarm else ""
-        except RhaError as error:
-            self.say(f"what its master wrote alone is not noted: {error!s}".replace("\n", "; "))
-        return "", ""
+        return self.parted.refusal(past, hello, peer, self.say)
 
     # Maintenance ----------------------------------------------------------------------------------------------
 
