@@ -165,7 +165,8 @@ class Engine:
         """What the appliance has never acknowledged."""
         with self._lock:
             self.disks.look()
-            return alone(self.capture, self.backlog, self.views())
+            views = self.views()
+        return alone(self.capture, self.backlog, views)  # without the lock: a large ring takes a second or two
 
     def stop(self) -> None:
         """Ends `run` soon. The probe stays and goes on capturing."""
