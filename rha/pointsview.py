@@ -20,6 +20,12 @@ def place(lsn: int, time: float) -> str:
     return f"LSN {lsn}, {moment(time)}"
 
 
+def shown(point: dict[str, Any]) -> str:
+    """What an open point shows. `point`: rha.appliance.pointkeeper.Opened as plain values."""
+    where = place(point["lsn"], point["time"])
+    return f"{point['kept']}, what a substitute left that began at {where}" if point.get("kept") else where
+
+
 def listing(answer: dict[str, Any]) -> Iterator[str]:
     """`answer`: rha.appliance.pointkeeper.Listing as plain values."""
     name = answer["scenario"]
@@ -39,7 +45,10 @@ def listing(answer: dict[str, Any]) -> Iterator[str]:
         yield f"  bookmark {mark['name']}: {bookmark(mark)}"
     for point in answer["open"]:
         mounts = f", mounted on {', '.join(point['mounts'])}" if point["mounts"] else ""
-        yield f"  open point {point['name']}: {place(point['lsn'], point['time'])}{mounts}"
+        yield f"  open point {point['name']}: {shown(point)}{mounts}"
+    for one in answer.get("kept", []):
+        what = f"CANNOT BE READ: {one['why_lost']}" if one["why_lost"] else show_bytes(one["bytes"])
+        yield f"  kept {one['name']}: what a substitute wrote behind {place(one['lsn'], one['time'])}, {what}"
 
 
 def _reach(first: dict[str, Any], answer: dict[str, Any]) -> str:

@@ -88,6 +88,17 @@ class Window(msgspec.Struct, kw_only=True):
     wanted_seconds: float
 
 
+class KeptReport(msgspec.Struct, kw_only=True):
+    """What a discarded substitute wrote. `bytes` of its own, `held_bytes` of points that are kept for it. `why_lost`:
+    why it cannot be read; empty: it can."""
+
+    name: str
+    created: float
+    bytes: Number
+    held_bytes: Number
+    why_lost: str = ""
+
+
 class VmReport(msgspec.Struct, kw_only=True):
     """The substitute VM of a scenario that failed over."""
 
@@ -182,6 +193,7 @@ class Report(msgspec.Struct, kw_only=True):
     vm: VmReport | None = None
     back: ReturnReport | None = None
     window: Window | None = None
+    kept: list[KeptReport] = []
     lease: LeaseReport | None = None
     released: str = ""  # engine: why the master does not serve; empty: it does
     paused: str = ""  # appliance: who has switched acting by itself off, since when and why; empty: nobody

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from rha.report import DiskReport, Report, ReturnReport, Sync
+from rha.report import DiskReport, KeptReport, Report, ReturnReport, Sync
 from rha.units import printable, show_bytes, show_seconds
 
 STALE_SECONDS = 10.0
@@ -95,6 +95,8 @@ def _scenario(report: Report, now: float, colour: bool) -> Iterator[str]:
             yield from _field("check", check.why)
     yield from _field("consistent", _consistent(report, now))
     yield from _field("points", _window(report, now))
+    for kept in report.kept:
+        yield from _field("kept", _kept(kept, now))
     for disk in report.disks:
         yield from _disk(disk)
     yield from _field("vm", _vm(report))
@@ -190,6 +192,15 @@ def _window(report: Report, now: float) -> str:
     window = report.window
     kept = f"{show_bytes(window.bytes)} of {show_bytes(window.most_bytes)}"
     return f"every write of the last {show_seconds(max(0.0, now - window.oldest.time))}; {kept}"
+
+
+def _kept(kept: KeptReport, now: float) -> str:
+    if kept.why_lost:
+        return f"{kept.name}: CANNOT BE READ: {kept.why_lost}"
+    what = (
+        f"{show_bytes(kept.bytes)} that a substitute wrote, discarded {show_seconds(max(0.0, now - kept.created))} ago"
+    )
+    return f"{kept.name}: {what}; holds {show_bytes(kept.held_bytes)} of points"
 
 
 def _vm(report: Report) -> str:

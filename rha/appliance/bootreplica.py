@@ -29,7 +29,9 @@ class BootReplica:
         return "its images are being given to a substitute" if self.replica.is_retired else None
 
     def find_point(self, at: str) -> None:
-        self.replica.points.find(str(self.newest().lsn) if at == NEWEST else at)
+        points = self.replica.points
+        if not points.kept.get(at):
+            points.find(str(self.newest().lsn) if at == NEWEST else at)
 
     def open_point(self, at: str) -> BootDisks:
         newest = self.newest() if at == NEWEST else None

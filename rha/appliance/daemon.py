@@ -27,6 +27,7 @@ from rha.appliance.importer import Importer
 from rha.appliance.receive import Connection
 from rha.appliance.replica import Replica
 from rha.appliance.returners import Returners
+from rha.appliance.split_verbs import SplitVerbs
 from rha.appliance.standby import Standby
 from rha.appliance.switch_verbs import SwitchVerbs
 from rha.appliance.tester import Tester
@@ -174,7 +175,7 @@ class Appliance:
             name = str(hello.scenario.get("name"))
             tls.require_master(identity, name)
             greeting.close()
-            replica = self._claim(name, connection)
+            replica = self._claim(name, connection, hello, peer)
             return replica
 
         try:
@@ -187,7 +188,7 @@ class Appliance:
             if replica is not None:
                 self._release(replica, connection)
 
-    def _claim(self, name: str, connection: Connection) -> Replica:
+    def _claim(self, name: str, connection: Connection, hello: Hello, peer: str) -> Replica:
         """The scenario for this connection alone: a master that connects again takes over from its own dead
         connection."""
         with self._lock:
@@ -195,6 +196,10 @@ class Appliance:
         if previous:
             previous.stop()
             self._wait_released(name, previous)
+        warden = self._open(name)
+        # Without the lock: the substitute's disks are asked.
+        if refusal := self.returners.why_not_receive(name) or warden.why_not_receive(hello, peer):
+            raise refusal
         with self._lock:
             warden = self._open(name)
             if refusal := self.returners.why_not_receive(name) or warden.why_not_receive():
@@ -382,6 +387,7 @@ def run(config_path: Path) -> int:
         "status": lambda: msgspec.to_builtins(appliance.status()),
         **appliance.returners.guarded(SwitchVerbs(appliance.warden).handlers()),
         **appliance.returners.handlers(),
+        **SplitVerbs(appliance.warden).handlers(),
         **PointVerbs(appliance.replica, appliance.order).handlers(),
         **TestVerbs(appliance.tester).handlers(),
         **Importer(config, appliance.replace).handlers(),

@@ -16,7 +16,7 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -109,6 +109,7 @@ class History:
         self._watchers: list[Watcher] = []
         self._disk_bytes: list[int] = []
         self._pinned: int | None = None  # what begins here or later is not removed
+        self._held: frozenset[int] = frozenset()  # the same, until a person lets go of it
         self._begin_next = False
         self._redo_end = 0  # journal position; no interval begins below it
         self.cut_why = ""  # why the window is shorter than its time; "" when it is not
@@ -148,8 +149,9 @@ class History:
         if not last.head.start.position <= saved.position:
             raise StorageError("undo of another journal", cause=f"{last.path} begins above the checkpoint")
         self._current = UndoFile.reopen(last.path, self._disk_bytes, self.keys)
-        self._intervals = intervals
-        self._remove(first)
+        self._intervals = intervals[first:]
+        for interval in intervals[:first]:  # also what is held: it is of no use without what follows
+            interval.path.unlink(missing_ok=True)
 
     def _interval(self, path: Path) -> Interval:
         with undo.opened(path, self.keys) as file:
@@ -183,7 +185,7 @@ class History:
                 if not _is_full(error):
                     raise
                 if not self._remove(1):
-                    if self._pinned is not None:
+                    if self._pinned is not None or self.held_start is not None:
                         raise
                     self._lose(FULL_WHY)
                     return
@@ -202,6 +204,7 @@ class History:
             if self._is_begin_due(saved, state):
                 self._begin_if_room(saved, state)
             count, why = cut(self._usage(saved), self.limits)
+            count = min(count, self._removable())
             if count:
                 self.cut_why = why
                 self._remove(count)
@@ -286,6 +289,19 @@ class History:
         with self._lock:
             self._pinned = start
 
+    def hold(self, starts: Collection[int]) -> None:
+        """As `pin`, for the intervals that begin at these positions, whatever limits say, instead of those held before:
+        the window is not cut above the oldest. Points never go for the disk's sake then: it is full before, and nothing
+        is received."""
+        with self._lock:
+            self._held = frozenset(starts)
+
+    @property
+    def held_start(self) -> int | None:
+        """The position at which the oldest interval that is held begins; None: there is none."""
+        starts = (interval.head.start.position for interval in self.intervals)
+        return next((start for start in starts if start in self._held), None)
+
     def take_back(self, position: int, now: Checkpoint) -> None:
         """The images show again what they were at a journal position where an interval began, and count as `now`: what
         was kept since then is void, older points stay. May be repeated. Raises StorageError."""
@@ -320,12 +336,17 @@ class History:
     def _remove(self, count: int) -> int:
         """Removes the oldest intervals, never the current one. Returns how many."""
         with self._lock:
-            pinned = [i for i, kept in enumerate(self._intervals) if kept.head.start.position == self._pinned]
-            count = max(0, min(count, len(self._intervals) - 1, *pinned))
+            count = min(count, self._removable())
             gone, self._intervals = self._intervals[:count], self._intervals[count:]
         for interval in gone:
             interval.path.unlink(missing_ok=True)
         return count
+
+    def _removable(self) -> int:
+        """How many of the oldest intervals nobody needs; the lock is held."""
+        needed = {self._pinned, *self._held}
+        first = (i for i, kept in enumerate(self._intervals) if kept.head.start.position in needed)
+        return max(0, min(len(self._intervals) - 1, next(first, len(self._intervals))))
 
     def _lose(self, why: str) -> None:
         """All points are given up; the next consistent checkpoint begins anew."""
@@ -373,9 +394,13 @@ class History:
 
     def size(self) -> int:
         """Bytes of undo kept."""
-        intervals, current = self.intervals, self._current
-        first = intervals[0].head.base if intervals else 0
-        return current.head.base + current.bytes - first if current else 0
+        intervals = self.intervals
+        return self.size_from(intervals[0].head.start.position) if intervals else 0
+
+    def size_from(self, start: int) -> int:
+        """The same, of the interval that begins at a position and of later ones."""
+        current, base = self._current, [kept.head.base for kept in self.intervals if kept.head.start.position >= start]
+        return current.head.base + current.bytes - base[0] if current and base else 0
 
     def attach(self, watcher: Watcher, start: int) -> list[tuple[Path, int]]:
         """From now on the watcher is told. Returns the undo files from the interval on that begins at `start`, oldest

@@ -7,6 +7,7 @@ point, which this process serves (NBD). Writing goes to the overlays; replica an
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 import threading
 import time
@@ -18,6 +19,8 @@ import msgspec
 
 from rha.appliance import catalog, points
 from rha.appliance.images import Images
+from rha.appliance.kept import Kept, Listed
+from rha.appliance.keptview import KeptView
 from rha.appliance.mounting import Mounted, RawFiles, sweep, why_hidden
 from rha.appliance.points import Bookmark, Place, Wanted
 from rha.appliance.pointview import PointView
@@ -38,6 +41,7 @@ class Listing(msgspec.Struct, kw_only=True):
     spans: list[Span]
     bookmarks: list[Bookmark]
     open: list[Opened]
+    kept: list[Listed]
     newest_lsn: int
     newest_time: float
     intervals: int
@@ -49,7 +53,8 @@ class Listing(msgspec.Struct, kw_only=True):
 
 
 class Opened(msgspec.Struct, kw_only=True):
-    """An open point. `socket`: NBD, an export for each disk; `overlays`: by disk; `mounts`: directories."""
+    """An open point. `socket`: NBD, an export for each disk; `overlays`: by disk; `mounts`: directories. `kept`: the
+    name of what a substitute wrote behind it, which is shown with it; empty: it is the point alone."""
 
     name: str
     lsn: int
@@ -58,12 +63,16 @@ class Opened(msgspec.Struct, kw_only=True):
     socket: str
     overlays: dict[str, str]
     mounts: list[str] = []
+    kept: str = ""
+
+
+View = PointView | KeptView
 
 
 class _Disk:
     """One disk of a view, as an NBD export."""
 
-    def __init__(self, view: PointView, disk: int) -> None:
+    def __init__(self, view: View, disk: int) -> None:
         self._view, self._disk = view, disk
         self.bytes = view.disk_bytes[disk]
 
@@ -77,10 +86,10 @@ class _Disk:
 class OpenPoint:
     """A point that is served, with its overlays, until `close`."""
 
-    def __init__(self, folder: Path, name: str, view: PointView, disks: Sequence[str]) -> None:
+    def __init__(self, folder: Path, name: str, view: View, disks: Sequence[str], kept: str = "") -> None:
         """Raises StorageError; then nothing is left."""
         self.name, self.view, self.folder, self.disks = name, view, folder, list(disks)
-        self.since = time.time()
+        self.kept, self.since = kept, time.time()
         self._shown: RawFiles | None = None
         folder.mkdir(parents=True, mode=0o700)
         self._server = NbdServer(folder / "nbd.sock", {disk: _Disk(view, n) for n, disk in enumerate(disks)})
@@ -105,6 +114,7 @@ class OpenPoint:
             socket=str(self._server.path),
             overlays={spec.name: str(spec.path) for spec in self.overlays()},
             mounts=self._shown.directories if self._shown else [],
+            kept=self.kept,
         )
 
     def mount(self, target: Path) -> None:
@@ -157,9 +167,16 @@ class PointKeeper:
         self._lock = threading.Lock()
         self._open: dict[str, OpenPoint] = {}
         self._bookmarks = catalog.load(folder / "bookmarks.json", list[Bookmark]) or []
+        self.kept, self._runs = Kept(folder, images, self.find), itertools.count()
 
     def find(self, text: str) -> Place:
         """The point that a person means (`points.parse`). Raises StateError, StorageError."""
+        if self.kept.get(text):
+            raise StateError(
+                f"{text} is no point of the master's",
+                cause="a substitute wrote it",
+                hint=f"rha mount, restore, export and test take it; rha kept {self._folder.name}",
+            )
         now = time.time()
         wanted = points.parse(text, self._bookmarks, now)
         return points.find(self._images.history.intervals, self._journal, wanted, now=now)
@@ -187,6 +204,7 @@ class PointKeeper:
             spans=spans(self._images.changes, first.lsn, first.time_ns / 1e9) if intervals else [],
             bookmarks=[bookmark for bookmark in self._bookmarks if intervals and bookmark.lsn >= first.lsn],
             open=[point.describe() for point in self._open.values()],
+            kept=self.kept.listed(),
             newest_lsn=applied.lsn,
             newest_time=applied.time_ns / 1e9,
             intervals=len(intervals),
@@ -218,11 +236,13 @@ class PointKeeper:
 
     def check_name(self, name: str) -> None:
         """Raises StateError when a bookmark of this name would be refused now."""
+        self.kept.check_name(name)
         points.check_name(name, self._bookmarks)
 
     def add(self, bookmark: Bookmark) -> Bookmark:
         """Raises StateError when its name is taken or cannot be one, StorageError."""
         with self._lock:
+            self.kept.check_name(bookmark.name)
             points.check_name(bookmark.name, self._bookmarks)
             self._save([*self._bookmarks, bookmark])
         return bookmark
@@ -239,23 +259,45 @@ class PointKeeper:
         catalog.save(self._folder / "bookmarks.json", bookmarks)
         self._bookmarks = [*bookmarks]
 
+    def drop_kept(self, name: str) -> int:
+        """Removes what is kept of a substitute, for good; returns the bytes that it took. Raises StateError when it is
+        open, or not there, StorageError."""
+        with self._lock:
+            used = [point.name for point in self._open.values() if point.kept == name]
+            if used:
+                raise StateError(f"{name} is open", cause=f"open point {', '.join(used)}", hint="rha points")
+            return self.kept.drop(name)
+
     def view(self, place: Place) -> PointView:
         """The caller closes it. Raises StorageError."""
         return PointView(self._images.history, self._journal, place, self._images)
 
     def open(self, text: str) -> OpenPoint:
-        """Opens a point under a name of its own. Raises StateError, StorageError."""
-        view = self.view(self.find(text))
+        """Opens a point, or what is kept of a substitute, under a name of its own. Raises StateError, StorageError."""
+        view, kept = self._shown(text)
         with self._lock:
             number = 1 + max((int(name) for name in self._open), default=0)
             disks = [disk.name for disk in self._images.applied_state.disks]
             try:
-                point = OpenPoint(self._folder / "points" / str(number), str(number), view, disks)
+                point = OpenPoint(self._folder / "points" / str(number), str(number), view, disks, kept)
             except BaseException:
                 view.close()
                 raise
             self._open[point.name] = point
         return point
+
+    def _shown(self, text: str) -> tuple[View, str]:
+        """What a person wants to see, and the name of it if it is kept."""
+        one = self.kept.get(text)
+        if one is None:
+            return self.view(self.find(text)), ""
+        point = self.view(self.find(str(one.lsn)))
+        try:
+            run = self._folder / "run" / f"kept-{next(self._runs)}"
+            return KeptView(point, self.kept.overlays(one), run, one.time), one.name
+        except BaseException:
+            point.close()
+            raise
 
     def opened(self, name: str) -> OpenPoint:
         """Raises StateError when no such point is open."""

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from rha.appliance.parted import Replaced
 from rha.appliance.replica import Replica
 from rha.appliance.sharing import RECEIVING
 from rha.errors import NetworkError, RhaError, StateError
@@ -103,7 +104,9 @@ class Connection:
 
     def refuse(self, error: RhaError, *, final: bool = False) -> None:
         """Tells the engine why the connection ends."""
-        self._send(FrameType.REFUSE, Refuse(error=error.what, cause=error.cause, hint=error.hint, final=final))
+        split = error.split if isinstance(error, Replaced) else ""
+        refusal = Refuse(error=error.what, cause=error.cause, hint=error.hint, final=final, split=split)
+        self._send(FrameType.REFUSE, refusal)
         if self._link:
             with tls.explain(f"answering {self._peer} failed"):
                 self._link.flush(_FAREWELL_SECONDS)

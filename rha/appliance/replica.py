@@ -8,6 +8,7 @@ Folder of a scenario, below the store:
     guard.json       a consistent point is kept below overlays (guard.py)
     undo/            old content, for points (undo.py)  changes.json     when the images were consistent, and when not
     bookmarks.json   points with names                  points/          overlays of the points that are open
+    kept/            what discarded substitutes wrote (kept.py)
     unsent.json      free space that syncs left out (unsent.py)
 
 The journal side is intake.py, the image side images.py. Threads: `welcome`, `take` and `commit` belong to the one
@@ -24,7 +25,7 @@ from pathlib import Path
 
 from rha.appliance import catalog
 from rha.appliance.config import Config
-from rha.appliance.history import free_bytes
+from rha.appliance.history import Limits, free_bytes
 from rha.appliance.images import Images
 from rha.appliance.intake import SPOOL_BYTES, Intake
 from rha.appliance.pointkeeper import PointKeeper
@@ -239,8 +240,18 @@ class Replica:
         return self._images.applied.lsn
 
     @property
+    def limits(self) -> Limits:
+        """Of its window, and of the store's disk."""
+        return self._images.history.limits
+
+    @property
     def durable_lsn(self) -> int:
         return self._intake.state.lsn
+
+    @property
+    def generation(self) -> str:
+        """Whose LSNs the durable stream counts in; empty: nobody's, a sync was dropped or the disks were taken back."""
+        return self._intake.state.generation
 
     def wait_durable(self, lsn: int, seconds: float) -> bool:
         """Until everything below an LSN is on stable storage. False when the time is over."""
@@ -337,7 +348,7 @@ class Replica:
             why, failure = self.why_not_consistent(), self.failure()
             alarms = [f"applying failed, and is tried again: {failure}"] if failure else []
             alarms += [stuck] if (stuck := self.why_stuck()) else []
-            alarms += self._images.history.alarms(self._free())
+            alarms += [*self._images.history.alarms(self._free()), *self.points.kept.alarms(self.points.window())]
             return Report(
                 role="appliance",
                 scenario=self.name,
@@ -351,6 +362,7 @@ class Replica:
                 lag_seconds=None,
                 consistent=self.point(),
                 window=self.points.window(),
+                kept=self.points.kept.reports(),
                 peer=self.peer,
                 connected=self.is_connected,
                 alarms=alarms,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rha.appliance.adopting import adopt
 from rha.appliance.offered import Offered
+from rha.appliance.parted import Parted, why_not_overwrite
 from rha.appliance.replica import Replica
 from rha.appliance.warden import ENDED
 from rha.errors import StateError
@@ -21,6 +22,7 @@ from rha.schedule import limit_at
 from rha.switch import guest
 from rha.switch.progress import Image
 from rha.switch.returning import FOLDER
+from rha.vm.base import VmHost
 from rha.wire import codec
 
 
@@ -28,8 +30,8 @@ class Home:
     """Satisfies rha.switch.returning.ReturnHost. `means`: by which the appliance reaches the lease; `greeted`: the
     master's engine has come since the hand-over began. Everything may be called from any thread."""
 
-    def __init__(self, replica: Replica, means: Means) -> None:
-        self.replica, self.folder = replica, replica.folder
+    def __init__(self, replica: Replica, vm: VmHost, means: Means) -> None:
+        self.replica, self.folder, self._vm = replica, replica.folder, vm
         self._means = means
         self._lock = threading.Lock()
         self._receiver: Offered | None = None
@@ -62,6 +64,9 @@ class Home:
         with self._lock:
             if self._receiver is receiver:
                 self._receiver = None
+
+    def why_not_overwrite(self) -> str:
+        return why_not_overwrite(Parted(self.replica, self._vm))
 
     def has_greeted(self) -> bool:
         return self.greeted
@@ -101,6 +106,7 @@ class Home:
 
     def reopen(self) -> None:
         (self.folder / ENDED).touch()
+        Parted(self.replica, self._vm).forget()
         self.replica.restore_images()
 
 

@@ -38,7 +38,7 @@ class Returner:
 
     def __init__(self, replica: Replica, vm: VmHost, means: Means) -> None:
         self.replica, self.folder, self._vm = replica, replica.folder, vm
-        self._home = Home(replica, means)
+        self._home = Home(replica, vm, means)
         self._say = self._home.say
         self._back: Back | None = None
         self._stopping = threading.Event()
@@ -105,14 +105,21 @@ class Returner:
     # The act ---------------------------------------------------------------------------------------------------
 
     def switchback(
-        self, person: str, reason: str, *, dry_run: bool = False, force: bool = False, verify_all: bool = False
+        self,
+        person: str,
+        reason: str,
+        *,
+        dry_run: bool = False,
+        force: bool = False,
+        verify_all: bool = False,
+        overwrite: bool = False,
     ) -> dict[str, object]:
         """The answer to `rha switchback`: `sentence` and `steps`. Blocks until it is done, or taken back.
 
         Raises as `run_switchback`.
         """
         if dry_run:
-            steps = plan(look(self._home, self._vm, force=force, verify_all=verify_all))
+            steps = plan(look(self._home, self._vm, force=force, verify_all=verify_all, overwrite=overwrite))
             return {"sentence": "nothing was changed", "steps": [step.sentence for step in steps]}
         self._home.greeted = False
         try:
@@ -122,6 +129,7 @@ class Returner:
                 trigger(person, reason or "asked for by a person"),
                 force=force,
                 verify_all=verify_all,
+                overwrite=overwrite,
                 say=self._say,
                 watch=self._work_with,
             )

@@ -71,11 +71,10 @@ class SwitchVerbs:
             return _nothing(planned.steps_ahead(warden.host(), warden.vm))
         return _asked(warden, "switchover", person, lambda: warden.switch_over(_trigger(warden, person, reason)))
 
-    def discard(self, scenario: str, person: str = "operator", reason: str = "") -> Any:
-        warden, begun = self._warden_of(scenario), time.time()
-        sentence = warden.discard()
-        switches.note(warden.replica.folder, "discard", person, reason or ASKED, begun, sentence)
-        return {"sentence": sentence}
+    def discard(self, scenario: str, person: str = "operator", reason: str = "", keep: bool = True) -> Any:
+        """Raises as Warden.discard."""
+        warden = self._warden_of(scenario)
+        return {"sentence": warden.discard(keep=keep, person=person, reason=reason or ASKED)}
 
     def pause(self, scenario: str, person: str = "operator", reason: str = "", seconds: float | None = None) -> Any:
         """Nothing is done by itself, for `seconds` or until `resume`; another pause replaces the one before."""

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from rha.appliance import maintenance
+from rha.appliance.discarding import Discarding
+from rha.appliance.parted import Parted
 from rha.appliance.replica import Replica
 from rha.appliance.replica_host import ReplicaHost
 from rha.errors import RhaError, StateError
@@ -20,12 +22,13 @@ from rha.report import Point, Report
 from rha.scenario import Scenario
 from rha.switch import planned, switches
 from rha.switch import progress as ledger
-from rha.switch.failover import discard_substitute, is_revocable, run_failover
+from rha.switch.failover import is_revocable, run_failover
 from rha.switch.planned import run_switchover
 from rha.switch.progress import FAILED, ROLLING_BACK, Progress, Trigger, trigger
 from rha.vm.base import VmHost
 from rha.watch.verdict import Action, Observation, Verdict, judge
 from rha.watch.watcher import AskObserver, Watcher, asked_here
+from rha.wire.messages import Hello
 
 LOOK_SECONDS = 0.5
 ENDED = "failover.ended"  # its time: when the last failover was ended
@@ -60,6 +63,8 @@ class Warden(threading.Thread):
         self._failures = 0
         self._retry_at = self._order_at = 0.0
         self._acting = threading.Lock()
+        self.parted = Parted(replica, vm)
+        self._discarding = Discarding(replica, vm, self.parted, release=self._release, say=self.say)
 
     # Watching -------------------------------------------------------------------------------------------------
 
@@ -169,6 +174,10 @@ class Warden(threading.Thread):
         past = ledger.load(self.replica.folder)
         if past is None:
             return False
+        if order := self._discarding.cut_off(past):
+            self.say(self.discard(keep=order.keep, person=order.by, reason=order.reason))
+            return True
+        self.parted.tend(past)
         if is_revocable(past):
             if self._may_order() and not self._acting.locked():
                 self._roll_back()
@@ -233,22 +242,25 @@ class Warden(threading.Thread):
         with self._acting:
             return run_switchover(self.host(), self.vm, cause, say=self.say)
 
-    def discard(self) -> str:
-        """Ends a failover: the substitute and everything it wrote are removed, and the appliance receives again.
+    def discard(self, *, keep: bool = True, person: str = "appliance", reason: str = "") -> str:
+        """Ends a failover: the substitute is removed, and the appliance receives again. What it wrote is kept aside
+        first; `keep` False: it is removed, too.
 
-        Raises StateError when there is no failover, or one is at work.
+        Raises StateError when there is no failover, or one is at work, and as Discarding.run.
         """
-        folder, name = self.replica.folder, self.replica.name
+        folder, name, begun = self.replica.folder, self.replica.name, time.time()
         past = ledger.load(folder)
         if past is None:
             raise StateError(f"{name} has no substitute", cause="it has not failed over", hint="rha status")
         if is_revocable(past):
             raise StateError(f"a switchover of {name} is being rolled back", hint="rha status --watch")
-        discard_substitute(folder, self.vm, name, release=self._release, say=self.say)
+        said = self._discarding.run(past, keep=keep, person=person, reason=reason)
         (folder / ENDED).touch()
         self.replica.restore_images()
         self._failures = 0
-        return f"{name}: the substitute is gone, the appliance waits for the master"
+        sentence = f"{name}: the substitute is gone, the appliance waits for the master; {said}"
+        switches.note(folder, "discard", person, reason, begun, sentence)
+        return sentence
 
     def _release(self) -> None:
         """Whoever has taken the lease gives it back. Raises NetworkError when etcd does not answer."""
@@ -256,19 +268,13 @@ class Warden(threading.Thread):
         if scenario and scenario.lease:
             self.say(taking.release(scenario, self._means))
 
-    def why_not_receive(self) -> StateError | None:
+    def why_not_receive(self, hello: Hello | None = None, peer: str = "") -> StateError | None:
         """The reason why the master may not connect: a substitute stands in its place. One that is only about to hand
-        over may: it has to be told what becomes of it."""
+        over may: it has to be told what becomes of it. `hello`: what it says is noted, and judged."""
         past = ledger.load(self.replica.folder)
         if past is None or is_revocable(past):
             return None
-        is_planned = past.kind == ledger.SWITCHOVER
-        advice = "" if is_planned else "keep it off the network; "
-        return StateError(
-            f"{self.replica.name} has {'switched' if is_planned else 'failed'} over: the master must not serve",
-            cause=f"{past.sentence()}; {past.trigger.reason}",
-            hint=f"{advice}on the appliance: rha status, or rha discard {self.replica.name}",
-        )
+        return self.parted.refusal(past, hello, peer, self.say)
 
     # Maintenance ----------------------------------------------------------------------------------------------
 
@@ -298,6 +304,8 @@ class Warden(threading.Thread):
             report.health = "alarm" if past.state in (FAILED, ROLLING_BACK) else "warning"
             if past.point:
                 report.consistent = past.point
+            if split := self.parted.alarm(past):
+                report.alarms, report.health = [*report.alarms, split], "alarm"
         elif self._verdict is not None and self._verdict.action is not Action.NONE:
             report.alarms = [*report.alarms, self._verdict.why, *filter(None, [self._refused])]
             report.health = "alarm"

@@ -18,7 +18,7 @@ from rha.units import show_bytes, show_seconds
 @click.command()
 @click.argument("scenario")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--at", default="now", show_default=True, help="LSN, time, duration (so long ago), bookmark.")
+@click.option("--at", default="now", show_default=True, help="LSN, time, duration (so long ago), bookmark, kept.")
 @click.option("--format", "form", type=click.Choice(list(EXPORT_FORMATS)), default="qcow2", show_default=True)
 @click.option("--disk", help="Which disk, when there are several.")
 def command(scenario: str, file: Path, at: str, form: str, disk: str | None) -> None:
@@ -28,7 +28,7 @@ def command(scenario: str, file: Path, at: str, form: str, disk: str | None) -> 
     """
     with ask.opened(scenario, at) as point:
         chosen = _disk(scenario, list(point["overlays"]), disk)
-        click.echo(f"{chosen} of {scenario} at {pointsview.place(point['lsn'], point['time'])}")
+        click.echo(f"{chosen} of {scenario} at {pointsview.shown(point)}")
         begun = time.monotonic()
         convert(Path(point["socket"]), chosen, file, form, progress=_shown if sys.stderr.isatty() else None)
         seconds = time.monotonic() - begun

@@ -13,7 +13,7 @@ from rha.cli import ask
 @click.command()
 @click.argument("scenario")
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--at", required=True, help="LSN, time, duration (so long ago), bookmark, now.")
+@click.option("--at", required=True, help="LSN, time, duration (so long ago), bookmark, kept, now.")
 def command(scenario: str, directory: Path, at: str) -> None:
     """Mount the file systems of a point, read-only.
 
@@ -21,7 +21,7 @@ def command(scenario: str, directory: Path, at: str) -> None:
     replays its own journal first, beside the replica: nothing of the replica changes, and replication goes on.
     """
     point = ask.appliance("mount_point", scenario=scenario, at=at, directory=str(directory.absolute()))
-    click.echo(f"{scenario} at {pointsview.place(point['lsn'], point['time'])}")
+    click.echo(f"{scenario} at {pointsview.shown(point)}")
     for where in point["mounts"]:
         click.echo(f"  {where}")
     click.echo(f"end it with: rha umount {scenario} {directory}")

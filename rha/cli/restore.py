@@ -19,7 +19,7 @@ from rha.inside import inside
 @click.argument("scenario")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("target", type=click.Path(path_type=Path))
-@click.option("--at", required=True, help="LSN, time, duration (so long ago), bookmark, now.")
+@click.option("--at", required=True, help="LSN, time, duration (so long ago), bookmark, kept, now.")
 def command(scenario: str, file: Path, target: Path, at: str) -> None:
     """Copy a file or directory out of a point.
 
@@ -45,7 +45,7 @@ def command(scenario: str, file: Path, target: Path, at: str) -> None:
             raise StorageError(
                 f"{file} could not be copied", cause=copied.stderr.strip(), hint=f"df -h {target.parent}"
             )
-    click.echo(f"{target} is {file} at {pointsview.place(point['lsn'], point['time'])}")
+    click.echo(f"{target} is {file} at {pointsview.shown(point)}")
 
 
 def _source(folder: Path, file: str, file_systems: int) -> Path:

@@ -16,8 +16,18 @@ from rha.report import Report
 @click.option("--reason", default="", help="For the history.")
 @click.option("--force", is_flag=True, help="Cut the guest's power if it does not shut down; accept a long pause.")
 @click.option("--verify", type=click.Choice(["last", "all"]), default="last", show_default=True)
+@click.option("--overwrite-master", is_flag=True, help="Give up what the master wrote alone (rha split).")
 @click.option("--abort", is_flag=True, help="Break off the one that is at work; the substitute serves on.")
-def command(scenario: str, yes: bool, dry_run: bool, reason: str, force: bool, verify: str, abort: bool) -> None:
+def command(
+    scenario: str,
+    yes: bool,
+    dry_run: bool,
+    reason: str,
+    force: bool,
+    verify: str,
+    overwrite_master: bool,
+    abort: bool,
+) -> None:
     """Bring the substitute's disks home to the repaired master.
 
     Run it on the appliance, while `rha receive` runs on the master. The substitute serves on while its disks are
@@ -33,20 +43,21 @@ def command(scenario: str, yes: bool, dry_run: bool, reason: str, force: bool, v
     socket = local.RUN_DIR / "appliance.sock"
     before = moving.report_of(socket, scenario)
     moving.show(before)
-    click.echo("\n" + consequence(before, force=force))
+    click.echo("\n" + consequence(before, force=force, overwrite=overwrite_master))
     if not dry_run and not yes:
         moving.confirm(f"Switch {scenario} back now?", f"rha switchback {scenario} --yes")
     words = {
         "force": force,
         "dry_run": dry_run,
         "verify_all": verify == "all",
+        "overwrite": overwrite_master,
         "person": ask.person(),
         "reason": reason,
     }
     moving.act(socket, "switchback", scenario=scenario, **words)
 
 
-def consequence(report: Report, *, force: bool) -> str:
+def consequence(report: Report, *, force: bool, overwrite: bool = False) -> str:
     """What a switchback would do now, in words."""
     receiver = report.back.receiver if report.back else ""
     lines = [
@@ -56,4 +67,6 @@ def consequence(report: Report, *, force: bool) -> str:
     ]
     if force:
         lines.append("--force: a guest that does not shut down loses its power, and the pause may be long.")
+    if overwrite:
+        lines.append("--overwrite-master: WHAT THE MASTER WROTE ALONE IS LOST, unless you have saved its disks.")
     return "\n".join(lines)

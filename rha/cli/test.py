@@ -16,7 +16,7 @@ from rha.switch.bootreport import ENDED, PASSED
 
 @click.command()
 @click.argument("scenario")
-@click.option("--at", default="", metavar="POINT", help="LSN, time, duration (so long ago), bookmark, now.")
+@click.option("--at", default="", metavar="POINT", help="LSN, time, duration (so long ago), bookmark, kept, now.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done; do nothing.")
 @click.option("--keep", is_flag=True, help="Leave the VM running for a look, until --end or the scenario's limit.")
 @click.option("--end", "is_end", is_flag=True, help="End the test that runs or is kept.")

@@ -15,6 +15,7 @@ from typing import Any
 
 from rha.capture.flush import flush
 from rha.engine import orders, reporting, spooler
+from rha.engine.alone import alone
 from rha.engine.attach import Attached
 from rha.engine.disks import Disks, Loss
 from rha.engine.history import History
@@ -29,6 +30,7 @@ from rha.errors import DeviceError, RhaError, StateError
 from rha.report import Report
 from rha.scenario import Scenario
 from rha.wire import tls
+from rha.wire.messages import Alone
 
 BACK_OFF_SECONDS = (0.2, 30.0)  # first and longest wait between two attempts to connect
 FINAL_BACK_OFF_SECONDS = 60.0  # after a refusal that only a person can lift
@@ -81,6 +83,7 @@ class Engine:
                 self._one_session(context)
             except Refused as error:
                 self._link_lost(error)
+                self._note_split(error.split)
                 wait = FINAL_BACK_OFF_SECONDS if error.final else wait
             except (RhaError, OSError) as error:
                 self._link_lost(error)
@@ -108,6 +111,7 @@ class Engine:
                 on_differs=self._on_differs,
                 on_tick=self._on_tick,
                 orders=orders.handlers(self),
+                alone=self._alone,
             )
             welcome = session.greet()
             if not welcome.generation_known and self.backlog.first_lsn <= welcome.lsn_floor:
@@ -116,6 +120,7 @@ class Engine:
             self.disks.take_needs(welcome.disks)
             self._greeted = True
             with self._lock:
+                self._alarms.pop("split", None)
                 self._session, self._link_why = session, f"connected to {welcome.host}"
             try:
                 session.run(welcome.durable_lsn if welcome.generation_known else self.backlog.first_lsn)
@@ -147,6 +152,21 @@ class Engine:
         with self._lock:
             self.disks.forget_needs()
             self._link_why = str(error).replace("\n", "; ")
+
+    def _note_split(self, sentence: str) -> None:
+        """What the appliance says of a substitute in this master's place stands until it takes the stream again."""
+        with self._lock:
+            if sentence:
+                self._alarms["split"] = sentence
+            else:
+                self._alarms.pop("split", None)
+
+    def _alone(self) -> Alone:
+        """What the appliance has never acknowledged."""
+        with self._lock:
+            self.disks.look()
+            views = self.views()
+        return alone(self.capture, self.backlog, views)  # without the lock: a large ring takes a second or two
 
     def stop(self) -> None:
         """Ends `run` soon. The probe stays and goes on capturing."""

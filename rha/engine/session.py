@@ -32,7 +32,7 @@ from rha.wire.codec import Packed
 from rha.wire.credit import Allowance
 from rha.wire.frames import HEADER_BYTES, FrameType, Header
 from rha.wire.link import Link
-from rha.wire.messages import PROTOCOL, Ack, DiskHello, Heartbeat, Hello, Order, Refuse, Welcome
+from rha.wire.messages import PROTOCOL, Ack, Alone, DiskHello, Heartbeat, Hello, Order, Refuse, Welcome
 from rha.wire.orders import Handler, Performer
 from rha.wire.stream import FrameReader
 
@@ -42,9 +42,10 @@ IDLE_POLL_SECONDS = 0.001
 
 
 class Refused(NetworkError):
-    """The appliance does not want this stream. `final`: not before a person acts."""
+    """The appliance does not want this stream. `final`: not before a person acts; `split`: as in rha.wire.messages."""
 
     final = False
+    split = ""
 
 
 @dataclass
@@ -64,7 +65,7 @@ class Session:
 
     `look()` lists the losses of order that stand; `on_loss(loss)` is called, from the session thread, when one is
     announced to the appliance, `on_differs(disk, offset, flags)` for each answer to HASHES, `on_tick()` about every
-    100 ms. `orders`: what the appliance may have done here, by verb.
+    100 ms. `orders`: what the appliance may have done here, by verb. `alone()`: what it never acknowledged.
     """
 
     def __init__(
@@ -80,9 +81,10 @@ class Session:
         on_differs: Callable[[int, int, bytes], None],
         on_tick: Callable[[], None],
         orders: Mapping[str, Handler],
+        alone: Callable[[], Alone],
     ) -> None:
         self._sock, self._scenario, self._capture = sock, scenario, capture
-        self._report, self._on_differs, self._on_tick = report, on_differs, on_tick
+        self._report, self._on_differs, self._on_tick, self._alone = report, on_differs, on_tick, alone
         self._link: Link | None = None
         self._performer = Performer(orders)
         self.outbox = Outbox()
@@ -118,6 +120,7 @@ class Session:
                 for disk, device in zip(self._scenario.disk, capture.devices, strict=True)
             ],
             orders=self._performer.verbs,
+            alone=self._alone(),
         )
         self._seq += 1
         self._sock.sendall(frames.control(FrameType.HELLO, hello, seq=self._seq))
@@ -317,5 +320,5 @@ class Session:
 
 def _refused(message: Refuse) -> Refused:
     error = Refused(message.error, cause=message.cause, hint=message.hint)
-    error.final = message.final
+    error.final, error.split = message.final, message.split
     return error

@@ -146,7 +146,7 @@ class Spooler(threading.Thread):
             if region.begin == region.end or region.end - first > self._backlog.room(first, len(chunks)):
                 self._reader.seek(region.begin)
                 break
-            chunks.append(spool.write(region.begin, bytes(region.data), _first_time(region)))
+            chunks.append(spool.write(region.begin, bytes(region.data), first_time(region)))
             size += region.end - region.begin
         if chunks:
             spool.sync()
@@ -154,6 +154,6 @@ class Spooler(threading.Thread):
         return bool(chunks)
 
 
-def _first_time(region: Region) -> int:
+def first_time(region: Region) -> int:
     """CLOCK_MONOTONIC of the first record, or near it where the probe gave that one up."""
     return int(_FIRST_TIME.unpack_from(region.data)[0]) if len(region.data) >= _FIRST_TIME.size else region.last_time_ns

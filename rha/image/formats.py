@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -89,6 +90,42 @@ def info(path: Path) -> ImageInfo:
     return msgspec.json.decode(_run("info", ["-U", "--output=json", str(path)], path), type=ImageInfo)
 
 
+class _Mapped(msgspec.Struct):
+    """A row of `qemu-img map`. `present`: the image holds it itself."""
+
+    length: int
+    present: bool
+
+
+def held_bytes(path: Path) -> int:
+    """What a qcow2 overlay holds itself, whole clusters, of one that is in use as its file says it now. Raises
+    StorageError, HostError."""
+    file = {"driver": "file", "filename": str(path.absolute())}
+    alone = json.dumps({"driver": "qcow2", "file": file, "backing": None})
+    words = ["qemu-img", "map", "-U", "--output=json", f"json:{alone}"]
+    try:
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    except FileNotFoundError as error:
+        raise _missing(error) from error
+    with process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        # One row a line: a scattered overlay of 100 GB has a million and more.
+        held = sum(_held_in(line.strip(b"[], \n")) for line in process.stdout)
+        stderr = process.stderr.read()
+    if process.returncode:
+        raise StorageError(f"qemu-img map failed on {path}", cause=last_words(stderr), hint=_hint(stderr))
+    return held
+
+
+def _held_in(row: bytes) -> int:
+    try:
+        found = msgspec.json.decode(row, type=_Mapped) if row else None
+    except msgspec.MsgspecError as error:
+        raise StorageError("qemu-img map said something else", cause=f"{row[:200]!r}: {error}") from error
+    return found.length if found and found.present else 0
+
+
 def check(path: Path, *, repair_leaks: bool = False) -> ImageCheck:
     """Checks an image that nobody uses; raw has nothing to check and counts as sound.
 
@@ -120,10 +157,14 @@ def _run(verb: str, words: list[str], path: Path, *, answers: tuple[int, ...] = 
     try:
         done = subprocess.run(["qemu-img", verb, *words], capture_output=True, check=False)
     except FileNotFoundError as error:
-        raise HostError("qemu-img is missing", cause=str(error), hint="apt-get install qemu-utils") from error
+        raise _missing(error) from error
     if done.returncode not in answers:
         raise StorageError(f"qemu-img {verb} failed on {path}", cause=last_words(done.stderr), hint=_hint(done.stderr))
     return done.stdout
+
+
+def _missing(error: FileNotFoundError) -> HostError:
+    return HostError("qemu-img is missing", cause=str(error), hint="apt-get install qemu-utils")
 
 
 def last_words(stderr: bytes) -> str:

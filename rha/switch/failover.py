@@ -192,24 +192,32 @@ def discard_substitute(
     vm: VmHost,
     scenario: str,
     *,
+    keep: Callable[[Progress], object] = lambda _: None,
     release: Callable[[], object] = lambda: None,
     say: Say = log.info,
 ) -> None:
     """Ends a failover for good: the VM's power is cut, domain, overlays and all that the substitute has written are
     removed. The images below are as they were; the appliance may open them and receive again.
 
-    Clients are led back first; when that fails, nothing is removed. `release` lets the master serve again, once the
-    substitute is gone; when it fails, this has to be repeated.
+    Clients are led back first; when that fails, nothing is removed. `keep` may take the overlays aside, once the
+    substitute is off; when it fails, they stay. `release` lets the master serve again, once the substitute is gone.
+    When either fails, this has to be repeated.
 
     Raises StateError when the domain of that name is not the scenario's, or a failover is at work; RhaError when a
     redirection cannot be reverted. May be repeated.
     """
     with alone(folder):
-        remove_substitute(folder, vm, scenario, release=release, say=say)
+        remove_substitute(folder, vm, scenario, keep=keep, release=release, say=say)
 
 
 def remove_substitute(
-    folder: Path, vm: VmHost, scenario: str, *, release: Callable[[], object] = lambda: None, say: Say = log.info
+    folder: Path,
+    vm: VmHost,
+    scenario: str,
+    *,
+    keep: Callable[[Progress], object] = lambda _: None,
+    release: Callable[[], object] = lambda: None,
+    say: Say = log.info,
 ) -> None:
     """As `discard_substitute`, for a switch that is at work itself."""
     name = domain_name(scenario)
@@ -223,6 +231,7 @@ def remove_substitute(
         vm.undefine(name)
     past = ledger.load(folder)
     if past:
+        keep(past)
         remove_overlays(folder, past)
     release()
     (folder / ledger.FILE).unlink(missing_ok=True)

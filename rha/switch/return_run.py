@@ -30,7 +30,9 @@ class _Run(Run):
         returned.store(self.folder, self.progress)
 
 
-def look(host: ReturnHost, vm: VmHost, *, force: bool = False, verify_all: bool = False) -> World:
+def look(
+    host: ReturnHost, vm: VmHost, *, force: bool = False, verify_all: bool = False, overwrite: bool = False
+) -> World:
     """The snapshot that `plan` wants. Raises StorageError, VmError."""
     past, own = ledger.load(host.folder), returned.load(host.folder)
     receiver = host.receiver()
@@ -45,6 +47,8 @@ def look(host: ReturnHost, vm: VmHost, *, force: bool = False, verify_all: bool 
         ended=own.ended if own else frozenset(),
         force=force,
         verify_all=verify_all,
+        parted=host.why_not_overwrite(),
+        overwrite=overwrite,
     )
 
 
@@ -61,16 +65,19 @@ def run_switchback(
     *,
     force: bool = False,
     verify_all: bool = False,
+    overwrite: bool = False,
     say: Say = log.info,
     watch: Callable[[Back], None] = lambda _: None,
 ) -> Returned:
     """Brings the substitute's disks home and gives the service back. `watch` gets what does it, for reports.
 
     Returns the progress in state `done`. What fails before the hand-over is taken back and raised; from then on the
-    state stays, with its name, and `go_on` goes on. Raises StateError, DeviceError when the plan refuses.
+    state stays, with its name, and `go_on` goes on. `overwrite`: what the master wrote alone is given up.
+
+    Raises StateError, DeviceError when the plan refuses.
     """
     with alone(host.folder):
-        todo = plan(look(host, vm, force=force, verify_all=verify_all))
+        todo = plan(look(host, vm, force=force, verify_all=verify_all, overwrite=overwrite))
         past = ledger.load(host.folder)
         assert past is not None
         progress = returned.load(host.folder) or Returned(

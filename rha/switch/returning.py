@@ -43,6 +43,10 @@ class ReturnHost(CopyHost, Protocol):
     @property
     def folder(self) -> Path: ...
 
+    def why_not_overwrite(self) -> str:
+        """The sentence of what the master wrote alone, or may have; empty: nothing that is known of. Raises
+        StorageError."""
+
     def has_greeted(self) -> bool:
         """Has the master's engine come since the hand-over began? Then the master has booted from its disks."""
 

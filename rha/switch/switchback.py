@@ -42,7 +42,8 @@ class World:
     """The snapshot. `serving`: a substitute was made, and serves. `domain`: its state now. `sizes`: of its disks, bytes
     by name. `offered`: the same of the receiver's; None: none is connected. `redirected`: clients are led to the
     substitute. `begun`, `ended`: steps of a switchback that was cut off. `verify_all`: in the pause everything is
-    compared, not only what was sent last."""
+    compared, not only what was sent last. `parted`: the sentence of what the master wrote alone, or may have; empty: it
+    is known that nothing is lost with its disks, or it has not come since. `overwrite`: a person gives that up."""
 
     scenario: Scenario
     serving: bool
@@ -54,6 +55,8 @@ class World:
     ended: frozenset[str] = frozenset()
     force: bool = False
     verify_all: bool = False
+    parted: str = ""
+    overwrite: bool = False
 
 
 def is_past_return(begun: frozenset[str]) -> bool:
@@ -86,6 +89,12 @@ def why_not(world: World) -> RhaError | None:
             f"the substitute of {name} does not run",
             cause=f"domain {domain_name(name)} is {world.domain}",
             hint=f"rha failover {name} starts it again",
+        )
+    if world.parted and not world.overwrite:
+        return StateError(
+            f"the master of {name} wrote alone, and a switchback overwrites its disks",
+            cause=world.parted,
+            hint=f"rha split {name} shows how they are saved first; then rha switchback {name} --overwrite-master",
         )
     if world.offered is None:
         return StateError(

@@ -15,15 +15,45 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 Moment = Annotated[float, msgspec.Meta(ge=0, lt=253402214400)]  # seconds since the epoch, up to the year 9999
 
 
+MOST_SENTENCE = 1000
+Sentence = Annotated[str, msgspec.Meta(max_length=MOST_SENTENCE)]
+MOST_DISKS = 16  # RHA_MAX_DISKS in csrc/record.h
+
+
 class DiskHello(msgspec.Struct, kw_only=True):
     name: str
     bytes: Count
 
 
+class AloneDisk(msgspec.Struct, kw_only=True, frozen=True):
+    """`state`: `ordered`, every write of the disk is in the stream; `marked`, writes since `since` are known by their
+    ranges only, `dirty_bytes` of them at most; `unknown`, not all were seen. `why`: not ordered."""
+
+    name: Sentence
+    state: Literal["ordered", "marked", "unknown"]
+    dirty_bytes: Count = 0
+    since: Moment | None = None
+    why: Sentence = ""
+
+
+class Alone(msgspec.Struct, kw_only=True, frozen=True):
+    """What a master has captured and the appliance never acknowledged, as its engine knows it. The stream from
+    `acknowledged_lsn` to `lsn`; `records` and `payload_bytes` in it, `first` and `last` submitted (the master's clock);
+    None: not counted. LSNs are 0 while the ring's life has none."""
+
+    acknowledged_lsn: Count
+    lsn: Count
+    records: Count | None = None
+    payload_bytes: Count | None = None
+    first: Moment | None = None
+    last: Moment | None = None
+    disks: Annotated[list[AloneDisk], msgspec.Meta(max_length=MOST_DISKS)] = []
+
+
 class Hello(msgspec.Struct, kw_only=True):
     """Engine → appliance, first frame. `generation` names one ring's life (32 hex digits); LSNs of one generation are
     one count of bytes. `first_lsn`: the oldest LSN that the ring still holds; 0: none was given out yet. `orders`: the
-    verbs that it takes."""
+    verbs that it takes. `alone`: None from an engine that does not say."""
 
     protocol: Count
     version: str
@@ -33,6 +63,7 @@ class Hello(msgspec.Struct, kw_only=True):
     first_lsn: Count
     disks: list[DiskHello]
     orders: list[str] = []
+    alone: Alone | None = None
 
 
 class DiskNeed(msgspec.Struct, kw_only=True):
@@ -61,12 +92,14 @@ class Welcome(msgspec.Struct, kw_only=True):
 
 
 class Refuse(msgspec.Struct, kw_only=True):
-    """Either side, before it closes. `final`: trying again will not help until a person acts."""
+    """Either side, before it closes. `final`: trying again will not help until a person acts. `split`: the sentence of
+    the appliance about a substitute that has taken this master's place; empty: none has."""
 
     error: str
     cause: str = ""
     hint: str = ""
     final: bool = False
+    split: str = ""
 
 
 class Heartbeat(msgspec.Struct, kw_only=True):

@@ -18,9 +18,9 @@ DISK_BYTES = 8 << 20
 NAME = "web1"
 
 
-def opened(folder: Path, **config_words: Any) -> Replica:
+def opened(folder: Path, *, retired: bool = False, **config_words: Any) -> Replica:
     config = Config(store=str(folder), ca="/x", certificate="/x", key="/x", **config_words)
-    return Replica(folder / NAME, config)
+    return Replica(folder / NAME, config, retired=retired)
 
 
 def hello(generation: str, first_lsn: int = 0, sizes: tuple[int, ...] = (DISK_BYTES,)) -> Hello:

@@ -25,7 +25,7 @@ from rha.sync import medium  # noqa: E402
 from rha.wire import frames  # noqa: E402
 from rha.wire.codec import LZ4, ZSTD, Compressor  # noqa: E402
 from rha.wire.frames import FrameType  # noqa: E402
-from rha.wire.messages import DiskHello, End, Gap, Heartbeat, Hello, Mark  # noqa: E402
+from rha.wire.messages import Alone, AloneDisk, DiskHello, End, Gap, Heartbeat, Hello, Mark  # noqa: E402
 
 ROOT = HERE.parent.parent
 SAMPLES = ROOT / "tests/samples"
@@ -121,6 +121,14 @@ def of_messages() -> Iterator[bytes]:
         if "method" in fields:
             fields["method"] = "full"
         yield bytes([number]) + msgspec.json.encode(known.get(kind, fields))
+    disks = [
+        AloneDisk(name="d0", state="ordered"),
+        AloneDisk(name="d1", state="marked", dirty_bytes=65536, since=2.0, why="the ring was full"),
+        AloneDisk(name="d2", state="unknown", why="the host was restarted"),
+    ]
+    said = Alone(acknowledged_lsn=4096, lsn=8192, records=1, payload_bytes=4064, first=1.0, last=2.0, disks=disks[:2])
+    for alone in (said, msgspec.structs.replace(said, disks=disks, records=None, payload_bytes=None)):
+        yield bytes([0]) + msgspec.json.encode(msgspec.structs.replace(HELLO, alone=alone))
     yield bytes([5]) + b'{"id": 1, "verb": "add", "arguments": {"left": 1}}'
     yield bytes([6]) + b'{"id": 1, "what": "no", "code": 9}'
 

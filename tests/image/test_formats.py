@@ -24,6 +24,25 @@ def test_created_image_has_size_and_format_and_reads_as_zeros(tmp_path, format):
         assert daemon.reader("root").read(63 * MIB, MIB) == b"x" * MIB
 
 
+def test_what_an_overlay_holds_itself_is_counted_while_it_is_in_use(tmp_path):
+    base, path = tmp_path / "base.qcow2", tmp_path / "an overlay, with a comma"
+    formats.create(base, 64 * MIB)
+    with StorageDaemon([ImageSpec("root", base, "qcow2")], tmp_path / "run") as daemon, daemon.writer("root") as writer:
+        writer.write(0, b"b" * MIB)
+        writer.flush()
+    formats.overlay(path, base, "qcow2")
+    assert formats.held_bytes(path) == 0
+    with StorageDaemon([ImageSpec("root", path, "qcow2")], tmp_path / "run") as daemon, daemon.writer("root") as writer:
+        for cluster in range(0, 512, 2):
+            writer.write(cluster * 65536 + 512, b"x" * 512)
+        writer.zero(MIB * 60, 65536)
+        writer.flush()
+        assert formats.held_bytes(path) == 257 * 65536
+    assert formats.held_bytes(path) == 257 * 65536
+    with pytest.raises(StorageError, match="qemu-img map failed"):
+        formats.held_bytes(tmp_path / "none")
+
+
 def test_existing_target_is_refused_and_kept(tmp_path):
     path = tmp_path / "disk.qcow2"
     path.write_text("precious")

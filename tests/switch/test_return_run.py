@@ -38,7 +38,7 @@ class Appliance1:
 
     def __init__(self, folder) -> None:
         self.folder, self.done, self.undone = folder, list[str](), list[str]()
-        self.kill = self.broken = self.stuck = ""
+        self.kill = self.broken = self.stuck = self.parted = ""
         self.scenario = Scenario(
             name="web",
             disk=[Disk(name="disk", device="/dev/a")],
@@ -48,6 +48,9 @@ class Appliance1:
 
     def receiver(self):
         return Offered()
+
+    def why_not_overwrite(self):
+        return self.parted
 
     def effect(self, name: str) -> Effect:
         def do(_limit: float) -> None:
@@ -107,6 +110,15 @@ def test_all_steps_in_order(host):
     assert (progress.state, host.undone) == ("done", [])
     assert returned.load(host.folder) is None
     assert switches.read(host.folder)[-1].outcome == "done"
+
+
+def test_a_master_that_wrote_alone_is_overwritten_only_on_a_person_s_word(host):
+    host.parted = "SPLIT BRAIN: both wrote"
+    with pytest.raises(StateError, match="wrote alone"):
+        act(host)
+    assert host.done == []
+    cause = trigger("person", "its disks are saved")
+    assert return_run.run_switchback(host, Vm(), cause, overwrite=True).state == "done"
 
 
 @pytest.mark.parametrize("step", BEFORE)

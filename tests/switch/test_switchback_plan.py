@@ -76,6 +76,11 @@ def test_past_return_it_only_goes_on():
             "536870912 bytes (512 MiB) against 1073741824 (1 GiB)",
         ),
         ({"begun": frozenset({"track"})}, "a switchback of web is being taken back", ""),
+        (
+            {"parted": "SPLIT BRAIN: both wrote", "offered": None},
+            "the master of web wrote alone, and a switchback overwrites its disks",
+            "SPLIT BRAIN: both wrote",
+        ),
     ],
 )
 def test_refusals(change, what, cause):
@@ -83,6 +88,10 @@ def test_refusals(change, what, cause):
         plan(replace(WORLD, **change))
     assert (caught.value.what, caught.value.cause) == (what, cause)
     assert caught.value.hint
+
+
+def test_a_person_may_give_up_what_the_master_wrote():
+    assert names(replace(WORLD, parted="SPLIT BRAIN: both wrote", overwrite=True)) == names(WORLD)
 
 
 def test_a_larger_disk_will_do():
