@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, Self
 
 from rha.errors import HostError, StorageError
+from rha.image import rbd
 from rha.image.client import ImageReader, ImageWriter, read_only_export
 from rha.image.direct import DirectFile
 from rha.image.formats import last_words
@@ -36,7 +37,8 @@ PROGRAM = "qemu-storage-daemon"
 
 
 class ImageSpec(NamedTuple):
-    """An image to be served. `name`: the disk's name in its scenario; `format`: qcow2, raw, vhdx, vmdk."""
+    """An image to be served. `name`: the disk's name in its scenario; `format`: qcow2, raw, vhdx, vmdk; rbd
+    for what lies in Ceph: `path` then is the file that stands for it (rha.image.rbd)."""
 
     name: str
     path: Path
@@ -235,10 +237,13 @@ def _image_words(node: str, image: ImageSpec, below: dict[str, Any], read_only: 
 
     detect-zeroes stays off: it scans every write, and zeros reach us as such (discards, write-zeroes, sync ranges).
     """
-    driver = "host_device" if image.path.is_block_device() else "file"
-    file = {"driver": driver, "filename": str(image.path.absolute()), "aio": "threads", "discard": "unmap"}
     more = {"node-name": node, "read-only": read_only, **below}
-    top = _json(driver=image.format, file=file, discard="unmap", **more)
+    if image.format == rbd.FORMAT:
+        file, form = rbd.node(rbd.load(image.path)), "raw"
+    else:
+        driver = "host_device" if image.path.is_block_device() else "file"
+        file, form = {"driver": driver, "filename": str(image.path.absolute()), "aio": "threads"}, image.format
+    top = _json(driver=form, file={**file, "discard": "unmap"}, discard="unmap", **more)
     return ["--blockdev", top]
 
 
