@@ -119,9 +119,10 @@ class Cluster:
         with self.ioctx() as ioctx, rbd.Image(ioctx, name, read_only=read_only) as image:
             yield image
 
-    def create(self, name: str, size: int, content: bytes = b"") -> None:
+    def create(self, name: str, size: int, content: bytes = b"", *, features: int | None = None) -> None:
+        """`features`: by default those of Ceph's own tool."""
         with self.ioctx() as ioctx:
-            rbd.RBD().create(ioctx, name, size)
+            rbd.RBD().create(ioctx, name, size, features=features)
         if content:
             with self.image(name) as image:
                 image.write(content, 0)
@@ -134,6 +135,15 @@ class Cluster:
     def images(self) -> list[str]:
         with self.ioctx() as ioctx:
             return sorted(rbd.RBD().list(ioctx))
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """The OSD answers nothing meanwhile."""
+        self.osd.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.osd.send_signal(signal.SIGCONT)
 
     def watchers(self, name: str) -> list[str]:
         with self.image(name, read_only=True) as image:

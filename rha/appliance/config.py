@@ -105,11 +105,10 @@ def rules(clean: Clean) -> Iterator[Mistake]:
 def _targets(tables: list[Clean]) -> Iterator[Mistake]:
     for index, table in enumerate(tables):
         path = f"target[{index}]"
-        yield from absolute(table, path, "device", "conf")
-        yield from absolute(table, path, *(["keyring"] if table.get("keyring") else []))
+        yield from absolute(table, path, *(name for name in ("device", "conf", "keyring") if table.get(name)))
         yield from _place(table, path)
     for kind in ("device", "rbd"):
-        yield from schema.repeated((f"target[{i}].{kind}", one[kind]) for i, one in enumerate(tables) if kind in one)
+        yield from schema.repeated((f"target[{i}].{kind}", one[kind]) for i, one in enumerate(tables) if one.get(kind))
     disks = (
         (f"target[{i}].disk", f"{one['scenario']}/{one['disk']}")
         for i, one in enumerate(tables)
@@ -119,15 +118,13 @@ def _targets(tables: list[Clean]) -> Iterator[Mistake]:
 
 
 def _place(table: Clean, path: str) -> Iterator[Mistake]:
-    if ("device" in table) == ("rbd" in table):
+    rbd, user = table.get("rbd"), table.get("user", "admin")
+    if bool(table.get("device")) == bool(rbd):
         yield Mistake(path, "names either a device or an rbd image")
-    if (name := table.get("rbd")) and not _RBD.fullmatch(name):
-        yield Mistake(f"{path}.rbd", f"{name!r} is not POOL/IMAGE (letters, digits, . _ -; no namespace, no snapshot)")
-    if (user := table.get("user")) is not None and not _USER.fullmatch(user):
+    if rbd and not _RBD.fullmatch(rbd):
+        yield Mistake(f"{path}.rbd", f"{rbd!r} is not POOL/IMAGE (letters, digits, . _ -; no namespace, no snapshot)")
+    if not _USER.fullmatch(user):
         yield Mistake(f"{path}.user", f"{user!r} is no user of Ceph, written without its client.")
-    for field in ("conf", "user", "keyring"):
-        if field in table and "rbd" not in table:
-            yield Mistake(f"{path}.{field}", "belongs to an rbd image")
 
 
 def _old_keys(clean: Clean) -> Iterator[tuple[str, str]]:

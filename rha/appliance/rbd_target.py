@@ -10,10 +10,14 @@ none, but for those that were our own storage daemon's: noted while it ran, and 
 folder's lock is ours. The watch of a process that was killed ends after 30 s (osd_client_watch_timeout), and so does
 that of a substitute whose power was cut: others are waited for a little longer than that. Whoever comes later than we
 is not seen.
+
+The exclusive lock is asked for all the same, for what a killed daemon had on its way: the next one takes the lock over,
+by which Ceph shuts the dead one out, so that nothing of it lands on what is written then.
 """
 
 from __future__ import annotations
 
+import tempfile
 import time
 from pathlib import Path
 
@@ -61,9 +65,17 @@ def _refuse_unfit(target: Target, found: Answer, size: int) -> None:
         cause = f"it has {show_bytes(found.bytes)} ({found.bytes} bytes), the master's disk {show_bytes(size)} ({size})"
         hint = f"rbd rm {target.rbd} {access}, if nobody needs it: one that fits is made"
         raise DeviceError(f"image {target.rbd} has another size", cause=cause, hint=hint)
+    if not found.has_lock:
+        raise _no_lock(target)
     if found.holds:
         hint = f"name another image; or rbd rm {target.rbd} {access}, if nobody needs it"
         raise DeviceError(f"image {target.rbd} is not empty", cause="something was written to it", hint=hint)
+
+
+def _no_lock(target: Target) -> DeviceError:
+    name = f"{target.rbd} exclusive-lock --conf {target.conf} --id {target.user}"
+    cause = "without the feature exclusive-lock the last writes of a daemon that was killed could land too late"
+    return DeviceError(f"image {target.rbd} has no lock", cause=cause, hint=f"rbd feature enable {name}")
 
 
 def begin(path: Path, target: Target, size: int) -> None:
@@ -92,6 +104,26 @@ def go_on(path: Path, target: Target, size: int) -> None:
     _wait_unused(path, question, found, set(catalog.load(_note(path), list[str]) or []))
 
 
+def look(path: Path, target: Target) -> str:
+    """How it stands with a target, in a sentence; `path`: the file that stands for its image once it was begun. Changes
+    nothing. Raises as `check` and `go_on`, as far as that can be said without the disk's size."""
+    if missing := why_no_driver():
+        raise missing
+    known = rbd.load(path) if path.exists() else None
+    with tempfile.TemporaryDirectory(prefix="rha-ceph-") as folder:
+        stand_in = Path(folder, path.name)
+        rbd.copy_conf(Path(target.conf), rbd.conf_of(stand_in), target.user, target.keyring)
+        found = ask(msgspec.structs.replace(_question(stand_in, target), look_inside=known is None))
+    if known:
+        if refusal := why_another(target, known, found, 0):
+            raise refusal
+        return f"RBD {target.rbd} holds the image, {show_bytes(found.bytes)}"
+    if not found.id:
+        return f"RBD {target.rbd} is made when the master comes"
+    _refuse_unfit(target, found, found.bytes)
+    return f"RBD {target.rbd} is there and empty, for a disk of exactly {found.bytes} bytes"
+
+
 def why_another(target: Target, known: Rbd, found: Answer, size: int) -> RhaError | None:
     """The reason why what is found is not the image that was begun on; None: it is."""
     hint = f"rbd info {target.rbd} --conf {target.conf} --id {target.user}"
@@ -100,6 +132,8 @@ def why_another(target: Target, known: Rbd, found: Answer, size: int) -> RhaErro
     if (found.cluster, target.rbd, found.id) != (known.cluster, known.name, known.id):
         cause = f"the image was begun on {known.name}, id {known.id} in cluster {known.cluster}; this has id {found.id}"
         return DeviceError(f"{target.rbd} is another image", cause=f"{cause} in {found.cluster}", hint=hint)
+    if not found.has_lock:
+        return _no_lock(target)
     if found.bytes < size:
         cause = f"{show_bytes(found.bytes)}, the master's disk has {show_bytes(size)}"
         return DeviceError(f"image {target.rbd} has become too small", cause=cause, hint=hint)

@@ -33,14 +33,16 @@ class Question(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Answer(msgspec.Struct, kw_only=True):
-    """`id` empty: there is no such image. `users`: who has it open for writing (its watchers): address and number of a
-    client. `monitors`: `ADDRESS:PORT`; `key`: empty where the cluster asks for none."""
+    """`id` empty: there is no such image. `has_lock`: only one client at a time may write to it (exclusive-lock).
+    `users`: who has it open for writing (its watchers): address and number of a client. `monitors`: `ADDRESS:PORT`;
+    `key`: empty where the cluster asks for none."""
 
     refusal: Refusal = ""
     cause: str = ""
     cluster: str = ""
     id: str = ""
     bytes: int = 0
+    has_lock: bool = False
     users: list[str] = []
     holds: bool = False
     monitors: list[str] = []

@@ -20,6 +20,12 @@ from rha.image.rbd_ask import Answer, Question, Refusal
 
 PIECE_BYTES = 64 << 30  # of an image, asked for what it holds at a time: the first piece that holds something is enough
 
+# Without the lock a dead client's writes could still land (rha.appliance.rbd_target); with the map it is known at once
+# what an image holds.
+FEATURES = (
+    rbd.RBD_FEATURE_LAYERING | rbd.RBD_FEATURE_EXCLUSIVE_LOCK | rbd.RBD_FEATURE_OBJECT_MAP | rbd.RBD_FEATURE_FAST_DIFF
+)
+
 
 def answer(question: Question) -> Answer:
     """Raises rados.Error, rbd.Error for what it has no word for."""
@@ -40,6 +46,7 @@ def answer(question: Question) -> Answer:
         # Read-only, which registers no watcher: those that are found are others.
         with rbd.Image(ioctx, question.image, read_only=True) as image:
             found.id, found.bytes = image.id(), image.size()
+            found.has_lock = bool(image.features() & rbd.RBD_FEATURE_EXCLUSIVE_LOCK)
             found.users = sorted(f"{one['addr']} client.{one['id']}" for one in image.watchers_list())
             found.holds = question.look_inside and _holds(image)
     except rbd.ImageNotFound:
@@ -52,7 +59,7 @@ def answer(question: Question) -> Answer:
 def _make(ioctx: Any, question: Question) -> None:
     """What is there already stays as it is, and is judged by its look."""
     try:
-        rbd.RBD().create(ioctx, question.image, question.make, old_format=False)
+        rbd.RBD().create(ioctx, question.image, question.make, old_format=False, features=FEATURES)
     except rbd.ImageExists:
         return
 

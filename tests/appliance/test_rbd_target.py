@@ -17,10 +17,12 @@ from stream import DISCARD, WRITE, record
 from test_points_kill import expected, run_until
 
 from rha.appliance import rbd_target
-from rha.appliance.config import Target
+from rha.appliance.config import Config, Target
 from rha.appliance.points import Wanted, find
 from rha.appliance.pointview import PointView
 from rha.appliance.replica import Replica
+from rha.doctor import targets
+from rha.doctor.check import Finding
 from rha.errors import ConfigError, DeviceError, HostError, NetworkError, RhaError, StateError
 from rha.image import formats, rbd
 from rha.image.convert import convert
@@ -181,6 +183,11 @@ def test_something_in_it(ceph: Cluster, image: str, tmp_path: Path) -> None:
     assert ceph.read(image)[:8] == b"precious"
 
 
+def test_without_its_lock(ceph: Cluster, image: str, tmp_path: Path) -> None:
+    ceph.create(image, DISK_BYTES, features=1)
+    assert refusal(tmp_path, target_in(ceph, image)).what == f"image {POOL}/{image} has no lock"
+
+
 def test_no_such_pool(ceph: Cluster, tmp_path: Path) -> None:
     refused = refusal(tmp_path, target_in(ceph, "x", rbd="none/x"))
     assert (type(refused), refused.what) == (DeviceError, "the Ceph cluster has no pool none")
@@ -252,8 +259,9 @@ def test_a_scenario_that_has_its_image_in_a_file(ceph: Cluster, image: str, tmp_
     assert image not in ceph.images()
 
 
-def test_a_cluster_that_comes_back(ceph: Cluster, image: str, tmp_path: Path) -> None:
+def test_a_cluster_that_comes_back(ceph: Cluster, image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An appliance may be up before its cluster is: the scenario is there, says why it waits, and goes on by itself."""
+    monkeypatch.setattr(rbd, "CONNECT_SECONDS", 3)
     written(tmp_path, target_in(ceph, image))[0].close()
     away = tmp_path / "ceph.conf"
     away.write_text(ceph.conf.read_text().replace("127.0.0.1:", "127.0.0.9:"))
@@ -264,6 +272,37 @@ def test_a_cluster_that_comes_back(ceph: Cluster, image: str, tmp_path: Path) ->
     wait_for(lambda: (replica.tend(), replica._images.failure() is None)[1], 60)  # type: ignore[func-returns-value]
     assert replica.read_image(0, 0, 8192) == AFTER[:8192]
     replica.close()
+
+
+def test_a_cluster_that_stands_still(
+    ceph: Cluster, image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it does not take in time is an error that is told, and is done again once it takes it."""
+    monkeypatch.setattr(rbd, "REQUEST_SECONDS", 3)
+    replica, master, _ = written(tmp_path, target_in(ceph, image))
+    with ceph.stopped():
+        master.data(FrameType.RECORDS, record(WRITE, 0, 0, 4096, b"\xdd" * 4096))
+        replica.commit()
+        wait_for(lambda: replica._images.failure() is not None, 120)
+        assert "failed on the image of disk d0" in (replica._images.failure() or "")
+    wait_for(lambda: (replica.tend(), replica._images.failure() is None)[1], 120)  # type: ignore[func-returns-value]
+    assert replica.wait_applied(timeout=60)
+    replica.close()
+    assert ceph.read(image) == b"\xdd" * 4096 + AFTER[4096:]
+
+
+def test_what_the_doctor_says(ceph: Cluster, image: str, tmp_path: Path) -> None:
+    place = target_in(ceph, image)
+    config = Config(store=str(tmp_path), ca="/x", certificate="/x", key="/x", target=[place])
+    (check,) = targets.of_appliance(config)
+    assert check() == Finding(f"target {NAME}/d0", "ok", f"RBD {POOL}/{image} is made when the master comes")
+    written(tmp_path, place)[0].close()
+    assert check().finding == f"RBD {POOL}/{image} holds the image, 8 MiB"
+    (tmp_path / NAME).rename(tmp_path / "aside")
+    assert (check().grade, check().finding) == (
+        "fault",
+        f"image {POOL}/{image} is not empty: something was written to it",
+    )
 
 
 def test_without_qemus_driver(tmp_path: Path) -> None:
