@@ -97,7 +97,8 @@ class Cluster:
         (self.folder / f"{entity}.keyring").write_text(text)
 
     def _start(self, stack: ExitStack, program: str, number: str) -> subprocess.Popen[bytes]:
-        words = [program, "--conf", str(self.conf), "--id", number, "--foreground"]
+        # With us, however we end: a cluster that nobody asks any more would run for ever.
+        words = ["setpriv", "--pdeathsig", "KILL", program, "--conf", str(self.conf), "--id", number, "--foreground"]
         process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         stack.callback(_end, process)
         return process

@@ -60,7 +60,7 @@ def _refuse_other_place(path: Path) -> None:
 
 
 def _refuse_unfit(target: Target, found: Answer, size: int) -> None:
-    access = f"--conf {target.conf} --id {target.user}"
+    access = _access(target)
     if found.bytes != size:
         cause = f"it has {show_bytes(found.bytes)} ({found.bytes} bytes), the master's disk {show_bytes(size)} ({size})"
         hint = f"rbd rm {target.rbd} {access}, if nobody needs it: one that fits is made"
@@ -73,7 +73,7 @@ def _refuse_unfit(target: Target, found: Answer, size: int) -> None:
 
 
 def _no_lock(target: Target) -> DeviceError:
-    name = f"{target.rbd} exclusive-lock --conf {target.conf} --id {target.user}"
+    name = f"{target.rbd} exclusive-lock {_access(target)}"
     cause = "without the feature exclusive-lock the last writes of a daemon that was killed could land too late"
     return DeviceError(f"image {target.rbd} has no lock", cause=cause, hint=f"rbd feature enable {name}")
 
@@ -126,7 +126,7 @@ def look(path: Path, target: Target) -> str:
 
 def why_another(target: Target, known: Rbd, found: Answer, size: int) -> RhaError | None:
     """The reason why what is found is not the image that was begun on; None: it is."""
-    hint = f"rbd info {target.rbd} --conf {target.conf} --id {target.user}"
+    hint = f"rbd info {target.rbd} {_access(target)}"
     if not found.id:
         return DeviceError(f"image {target.rbd} is missing", cause=f"cluster {found.cluster} has none", hint=hint)
     if (found.cluster, target.rbd, found.id) != (known.cluster, known.name, known.id):
@@ -149,7 +149,7 @@ def _wait_unused(path: Path, question: Question, found: Answer, own: set[str]) -
             raise DeviceError(
                 f"image {name} is in use",
                 cause=f"opened by {', '.join(others)}, {USERS_SECONDS:.0f} s long",
-                hint=f"rbd status {name} --conf {question.conf} --id {question.user}",
+                hint=f"rbd status {name} {question.access}",
             )
         time.sleep(_POLL_SECONDS)
         found = ask(question)
@@ -168,4 +168,11 @@ def _note(path: Path) -> Path:
 
 def _question(path: Path, target: Target) -> Question:
     pool, _, image = target.rbd.partition("/")
-    return Question(conf=str(rbd.conf_of(path).absolute()), user=target.user, pool=pool, image=image)
+    conf = str(rbd.conf_of(path).absolute())
+    return Question(conf=conf, user=target.user, pool=pool, image=image, shown=_access(target))
+
+
+def _access(target: Target) -> str:
+    """Of a person's own commands, for hints."""
+    keyring = f" --keyring {target.keyring}" if target.keyring else ""
+    return f"--conf {target.conf} --id {target.user}{keyring}"

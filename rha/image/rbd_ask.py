@@ -21,7 +21,7 @@ Refusal = Literal["", "unreachable", "denied", "no pool", "other"]
 
 class Question(msgspec.Struct, kw_only=True, frozen=True):
     """`make`: bytes of an image that is made when there is none; 0: none is made. `look_inside`: is anything in it?
-    `how_to_reach`: also monitors and key."""
+    `how_to_reach`: also monitors and key. `shown`: the options by which a person's own commands come to the cluster."""
 
     conf: str
     user: str
@@ -30,6 +30,11 @@ class Question(msgspec.Struct, kw_only=True, frozen=True):
     make: int = 0
     look_inside: bool = False
     how_to_reach: bool = False
+    shown: str = ""
+
+    @property
+    def access(self) -> str:
+        return self.shown or f"--conf {self.conf} --id {self.user}"
 
 
 class Answer(msgspec.Struct, kw_only=True):
@@ -85,8 +90,7 @@ def ask(question: Question) -> Answer:
 
 
 def _refused(question: Question, found: Answer) -> RhaError:
-    access = f"--conf {question.conf} --id {question.user}"
-    name = f"{question.pool}/{question.image}"
+    access, name = question.access, f"{question.pool}/{question.image}"
     if found.refusal == "unreachable":
         what = f"the Ceph cluster of {name} does not answer"
         return NetworkError(what, cause=f"{found.cause}; limit: {CONNECT_SECONDS} s", hint=f"ceph -s {access}")
