@@ -13,13 +13,14 @@ import pytest
 from rha.appliance import rbd_target
 from rha.appliance.config import Target
 from rha.image import formats
-from rha.image.storage_daemon import ImageSpec, StorageDaemon
+from rha.image.storage_daemon import ImageReader, ImageSpec, StorageDaemon
 from rha.scenario import Vm
 from rha.switch.failover import discard_substitute, run_failover
 from rha.switch.progress import SERVING, Trigger
 from rha.vm.accelerator import Accelerator
 from rha.vm.domain_xml import secret_id
 from rha.vm.libvirt import LibvirtHost
+from rha.vm.live_disks import LiveDisks
 from tests.ceph_cluster import POOL, USER, Cluster
 from tests.switch.one_scenario import OneScenario
 from tests.vm.sectors import WRITTEN_SECTOR, writing_disk
@@ -70,6 +71,9 @@ def test_it_boots_and_the_image_stays(
         assert progress.state == SERVING
         assert console_says(libvirt_host, "guest is here"), libvirt_host.console(DOMAIN)
         assert ceph.watchers("root"), "nobody but the VM's own process has it open"
+        found = guests_disk(libvirt_host, Path(progress.images[0].overlay))
+        assert found[:512] == before[:512]
+        assert found[512 * WRITTEN_SECTOR :][:512] == b"W" * 512, "what a switchback would send home"
         secret = secret_id(DOMAIN, f"{POOL}/root")
         connection = libvirt_host._connected()
         assert connection.secretLookupByUUIDString(secret).usageID() == f"{DOMAIN} {POOL}/root"
@@ -79,6 +83,17 @@ def test_it_boots_and_the_image_stays(
         connection.secretLookupByUUIDString(secret)
     assert ceph.read("root") == before
     assert bytes(ceph.read("root")[512 * WRITTEN_SECTOR :][:512]) == bytes(512), "what the guest wrote was its own"
+
+
+def guests_disk(vm: LibvirtHost, overlay: Path) -> bytes:
+    """What the guest sees, read beside it."""
+    disks = LiveDisks(vm, DOMAIN, [("root", overlay)], overlay.parent.parent)
+    disks.begin()
+    try:
+        with ImageReader(disks.socket, "root") as reader:
+            return reader.read(0, SIZE)
+    finally:
+        disks.end()
 
 
 def console_says(host: LibvirtHost, text: str, seconds: float = 120) -> bool:
