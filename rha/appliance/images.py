@@ -25,7 +25,7 @@ from rha.appliance.pointview import PointView
 from rha.appliance.rewinding import write_back
 from rha.appliance.spans import Change, follow, trimmed
 from rha.appliance.stream import Message, StreamState, decode, fold, rewound, state_at
-from rha.errors import NetworkError, RhaError, StateError, StorageError
+from rha.errors import RhaError, StateError, StorageError
 from rha.image import formats
 from rha.image.storage_daemon import ImageSpec
 from rha.journal.sealing import PLAIN_ONLY, Keyring
@@ -69,13 +69,17 @@ class Images:
     # Opening and closing --------------------------------------------------------------------------------------
 
     def resume(self, *, retired: bool) -> None:
-        """After a start: opens the images, unless a substitute has them. A cluster that is not there yet, after a power
-        cut perhaps, is tried again by `tend`. Raises StorageError."""
+        """After a start: opens the images, unless a substitute has them; those in Ceph beside, as a cluster may let an
+        appliance with other scenarios wait, or not be there yet after a power cut: then `tend` tries again, and
+        `failure` says why. Raises StorageError."""
         self.is_retired = retired
         self.guard = guard.load(self.folder, self.base_specs())
         self._open_history()
         if not retired:
-            with contextlib.suppress(NetworkError):  # `failure` names it
+            with self._lock:
+                if is_beside := self._places.any_in_ceph(self.applied_state.disks):
+                    self._beside("open", self.open)
+            if not is_beside:
                 self.open()
 
     def _open_history(self) -> None:

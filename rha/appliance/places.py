@@ -66,6 +66,9 @@ class Places:
             with contextlib.suppress(RhaError):
                 rbd_target.note_users(path)
 
+    def any_in_ceph(self, disks: Sequence[DiskState]) -> bool:
+        return bool(self._in_ceph(disks))
+
     def _in_ceph(self, disks: Sequence[DiskState]) -> list[tuple[Path, Target, DiskState]]:
         return [found for found in self._on_target(disks) if found[1].rbd]
 
