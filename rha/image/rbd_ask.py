@@ -72,7 +72,7 @@ def why_no_driver() -> HostError | None:
 def ask(question: Question) -> Answer:
     """Raises NetworkError when the cluster does not answer or knows no such user, DeviceError when it has no such pool,
     HostError when this host cannot ask, StorageError for what else it refuses."""
-    words = [sys.executable, "-m", "rha.image.rbd_child"]
+    words = [sys.executable, "-P", "-m", "rha.image.rbd_child"]  # -P: nothing is imported from where we happen to stand
     asked = msgspec.json.encode(question)
     try:
         done = subprocess.run(words, input=asked, capture_output=True, timeout=LIMIT_SECONDS, check=False)
