@@ -40,9 +40,11 @@ class ImageFiles:
         history: History,
         before_open: Callable[[], None] = lambda: None,
         after_open: Callable[[], None] = lambda: None,
+        patience: Callable[[], float | None] = lambda: None,
     ) -> None:
-        """Closed at first. `before_open` raises RhaError when the images must not be opened. Raises StorageError when
-        the checkpoint cannot be read."""
+        """Closed at first. `before_open` raises RhaError when the images must not be opened; `patience`: as of a
+        StorageDaemon. Raises StorageError when the checkpoint cannot be read."""
+        self._patience = patience
         self._folder, self._journal, self._on_frame, self._history = folder, journal, on_frame, history
         self._before_open, self._after_open = before_open, after_open
         self._checkpoint_path = folder / "checkpoint.json"
@@ -87,7 +89,7 @@ class ImageFiles:
         self._after_open()
 
     def _open(self, specs: Sequence[ImageSpec]) -> None:
-        daemon = StorageDaemon(specs, self._folder / "run")
+        daemon = StorageDaemon(specs, self._folder / "run", patience=self._patience())
         self._keep(daemon.start)
         writers: list[ImageWriter] = []
         try:

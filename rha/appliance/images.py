@@ -57,6 +57,7 @@ class Images:
             history=self.history,
             before_open=lambda: self._places.prepare(self.applied_state.disks),
             after_open=lambda: self._places.opened(self.applied_state.disks),
+            patience=lambda: self._places.patience(self.applied_state.disks),
         )
         self.changes: list[Change] = catalog.load(folder / "changes.json", list[Change]) or []
         self.guard: guard.Guard | None = None

@@ -69,6 +69,11 @@ class Places:
     def any_in_ceph(self, disks: Sequence[DiskState]) -> bool:
         return bool(self._in_ceph(disks))
 
+    def patience(self, disks: Sequence[DiskState]) -> float | None:
+        """Seconds without an answer after which images are opened anew. Of a local disk there is no such limit: a
+        process that waits for one cannot be ended either."""
+        return rbd.PATIENCE_SECONDS if self._in_ceph(disks) else None
+
     def _in_ceph(self, disks: Sequence[DiskState]) -> list[tuple[Path, Target, DiskState]]:
         return [found for found in self._on_target(disks) if found[1].rbd]
 

@@ -22,6 +22,9 @@ from rha.errors import ConfigError, StorageError
 FORMAT = "rbd"
 CONNECT_SECONDS = 10  # until a monitor has answered; a storage daemon is given 30 s to start
 REQUEST_SECONDS = 60  # one read or write of the cluster; a daemon that is to end waits as long as that
+# Without any answer. librados's limit is not enough: a client whose watch was lost while the cluster stood still waits
+# for its exclusive lock before it sends anything, and that wait has no limit.
+PATIENCE_SECONDS = 120.0
 
 
 class Rbd(msgspec.Struct, kw_only=True, frozen=True):

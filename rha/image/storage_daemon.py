@@ -60,10 +60,13 @@ class StorageDaemon:
         as_files: bool = False,
         read_only: bool = False,
         alone: bool = False,
+        patience: float | None = None,
     ) -> None:
         """`folder`: for nbd.sock and qmp.sock; one scenario's own. `as_files`: each image is a raw file
         there, `file_of` (FUSE), instead of an NBD export. `read_only`: nothing can be written. `alone`: what
-        lies below each image is not opened; what the image does not hold reads as zeros. Nothing is started yet."""
+        lies below each image is not opened; what the image does not hold reads as zeros. `patience`: of
+        its writers and readers (rha.image.client). Nothing is started yet."""
+        self._patience = patience
         self.images = list(images)
         self.folder = folder
         self._as_files, self._read_only, self._alone = as_files, read_only, alone
@@ -180,7 +183,7 @@ class StorageDaemon:
         image = next((image for image in self.images if image.name == name), None)
         direct = DirectFile.open(image.path, image.format) if image else None
         try:
-            return ImageWriter(self.socket, name, connections=connections, direct=direct)
+            return ImageWriter(self.socket, name, connections=connections, direct=direct, patience=self._patience)
         except StorageError:
             if direct:
                 direct.close()
@@ -189,7 +192,7 @@ class StorageDaemon:
     def reader(self, name: str, *, beside: ImageWriter | None = None, aside: ImageWriter | None = None) -> ImageReader:
         """A reader of one image; `beside`: for the thread of its writer, `aside`: for another one. Raises
         StorageError."""
-        return ImageReader(self.socket, name, beside=beside, aside=aside)
+        return ImageReader(self.socket, name, beside=beside, aside=aside, patience=self._patience)
 
     def stop(self) -> None:
         """Ends the daemon; its images are flushed and closed. Close writers and readers first.
