@@ -89,6 +89,9 @@ def _key(cluster: Any, user: str) -> str:
     """The user's key, from where librados has it; empty where the cluster asks for none."""
     if key := cluster.conf_get("key"):
         return str(key)
+    if place := cluster.conf_get("keyfile"):
+        with open(place) as file:
+            return file.read().strip()
     for place in (cluster.conf_get("keyring") or "").split(","):
         if key := _key_in(place.strip(), user):
             return key

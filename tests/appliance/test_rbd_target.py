@@ -26,7 +26,7 @@ from rha.doctor.check import Finding
 from rha.errors import ConfigError, DeviceError, HostError, NetworkError, RhaError
 from rha.image import formats, rbd
 from rha.image.convert import convert
-from rha.image.rbd_ask import why_no_driver
+from rha.image.rbd_ask import Question, ask, why_no_driver
 from rha.image.storage_daemon import StorageDaemon
 from rha.vm.image_reader import open_image
 from rha.wire.frames import FrameType
@@ -312,6 +312,21 @@ def test_a_cluster_that_stands_still(
     assert ceph.read(image) == b"\xdd" * 4096 + AFTER[4096:]
 
 
+@pytest.mark.parametrize("setting", ["keyring", "keyfile", "key"])
+def test_the_key_that_a_substitute_needs(ceph: Cluster, image: str, tmp_path: Path, setting: str) -> None:
+    ceph.create(image, DISK_BYTES)
+    keyring = ceph.folder / f"client.{USER}.keyring"
+    key = keyring.read_text().partition("key = ")[2].split()[0]
+    (tmp_path / "keyfile").write_text(key + "\n")
+    value = {"keyring": str(keyring), "keyfile": str(tmp_path / "keyfile"), "key": key}[setting]
+    other = "\n".join(line for line in ceph.conf.read_text().splitlines() if not line.startswith("keyring"))
+    (tmp_path / "ceph.conf").write_text(f"{other}\n{setting} = {value}\n")
+    conf = str(tmp_path / "ceph.conf")
+    found = ask(Question(conf=conf, user=USER, pool=POOL, image=image, how_to_reach=True))
+    assert found.key == key
+    assert len(found.monitors) == 2, "one address for each protocol"
+
+
 def test_what_the_doctor_says(ceph: Cluster, image: str, tmp_path: Path) -> None:
     place = target_in(ceph, image)
     config = Config(store=str(tmp_path), ca="/x", certificate="/x", key="/x", target=[place])
@@ -329,7 +344,7 @@ def test_what_the_doctor_says(ceph: Cluster, image: str, tmp_path: Path) -> None
 def test_without_qemus_driver(tmp_path: Path) -> None:
     """As on a host without qemu-block-extra: an empty folder lies over that of QEMU's modules."""
     assert why_no_driver() is None
-    code = "from rha.image.rbd_ask import why_no_driver; print(why_no_driver())"
+    code = "from rha.image.rbd_ask import Question, ask, why_no_driver; print(why_no_driver())"
     shell = f"mount --bind {tmp_path} /usr/lib/x86_64-linux-gnu/qemu && exec {sys.executable} -c '{code}'"
     said = subprocess.check_output(["unshare", "--mount", "sh", "-c", shell], text=True)
     assert "error: QEMU cannot open images in Ceph" in said
