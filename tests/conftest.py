@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -94,6 +95,15 @@ def _unmount(point: Path) -> None:
         assert "busy" in done.stderr, done.stderr
         assert time.monotonic() < until, done.stderr
         time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def ceph() -> Iterator[Any]:
+    """A Ceph cluster of its own (tests/ceph_cluster.py): seven seconds on a quiet machine."""
+    from tests import ceph_cluster
+
+    with ceph_cluster.running() as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -16,6 +17,10 @@ from rha.scenario import Duration, Name, Size
 from rha.scenario_check import absolute, address, positive
 from rha.schema import Clean, Mistake
 
+# Of the names that Ceph takes, those that need no quoting anywhere they are passed on to. libvirt knows no namespaces.
+_RBD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*/[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_USER = re.compile(r"(?!client\.)[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
 
 class ScenarioLimits(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     """Another window for one scenario; what is not said is as for all."""
@@ -26,11 +31,21 @@ class ScenarioLimits(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, f
 
 
 class Target(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
-    """The image of one disk lies on a block device of its own, raw, instead of in a file of the store."""
+    """The image of one disk lies, raw, on a block device of its own or in a Ceph cluster, instead of in a file of the
+    store. Either `device` or `rbd` is said; what follows `rbd` is valid with it only."""
 
     scenario: Name
     disk: Name
-    device: str  # a path that survives a reboot: /dev/vg0/web1-root, /dev/disk/by-id/…
+    device: str = ""  # a path that survives a reboot: /dev/vg0/web1-root, /dev/disk/by-id/…
+    rbd: str = ""  # POOL/IMAGE
+    conf: str = "/etc/ceph/ceph.conf"
+    user: str = "admin"  # without its `client.`
+    keyring: str = ""  # empty: where conf says, else where Ceph looks by itself
+
+    @property
+    def place(self) -> str:
+        """For a person to read."""
+        return self.device or f"RBD {self.rbd}"
 
 
 class EtcdAccess(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
@@ -89,16 +104,27 @@ def rules(clean: Clean) -> Iterator[Mistake]:
 
 def _targets(tables: list[Clean]) -> Iterator[Mistake]:
     for index, table in enumerate(tables):
-        yield from absolute(table, f"target[{index}]", "device")
-    yield from schema.repeated(
-        (f"target[{i}].device", one["device"]) for i, one in enumerate(tables) if "device" in one
-    )
+        path = f"target[{index}]"
+        yield from absolute(table, path, *(name for name in ("device", "conf", "keyring") if table.get(name)))
+        yield from _place(table, path)
+    for kind in ("device", "rbd"):
+        yield from schema.repeated((f"target[{i}].{kind}", one[kind]) for i, one in enumerate(tables) if one.get(kind))
     disks = (
         (f"target[{i}].disk", f"{one['scenario']}/{one['disk']}")
         for i, one in enumerate(tables)
         if "scenario" in one and "disk" in one
     )
     yield from schema.repeated(disks)
+
+
+def _place(table: Clean, path: str) -> Iterator[Mistake]:
+    rbd, user = table.get("rbd"), table.get("user", "admin")
+    if bool(table.get("device")) == bool(rbd):
+        yield Mistake(path, "names either a device or an rbd image")
+    if rbd and not _RBD.fullmatch(rbd):
+        yield Mistake(f"{path}.rbd", f"{rbd!r} is not POOL/IMAGE (letters, digits, . _ -; no namespace, no snapshot)")
+    if not _USER.fullmatch(user):
+        yield Mistake(f"{path}.user", f"{user!r} is no user of Ceph, written without its client.")
 
 
 def _old_keys(clean: Clean) -> Iterator[tuple[str, str]]:

@@ -31,10 +31,22 @@ class ImageFiles:
     """Open or closed; may be asked from any thread, opened and closed by one at a time. `lock` guards the fields."""
 
     def __init__(
-        self, folder: Path, journal: Journal, lock: threading.RLock, *, on_frame: OnFrame, history: History
+        self,
+        folder: Path,
+        journal: Journal,
+        lock: threading.RLock,
+        *,
+        on_frame: OnFrame,
+        history: History,
+        before_open: Callable[[], None] = lambda: None,
+        after_open: Callable[[], None] = lambda: None,
+        patience: Callable[[], float | None] = lambda: None,
     ) -> None:
-        """Closed at first. Raises StorageError when the checkpoint cannot be read."""
+        """Closed at first. `before_open` raises RhaError when the images must not be opened; `patience`: as of a
+        StorageDaemon. Raises StorageError when the checkpoint cannot be read."""
+        self._patience = patience
         self._folder, self._journal, self._on_frame, self._history = folder, journal, on_frame, history
+        self._before_open, self._after_open = before_open, after_open
         self._checkpoint_path = folder / "checkpoint.json"
         # The storage daemon is killed by the kernel when the thread that started it ends, so one thread lives for that.
         self._keeper = ThreadPoolExecutor(1, thread_name_prefix=f"keeper-{folder.name}")
@@ -66,15 +78,18 @@ class ImageFiles:
         return self._closed_at.position if is_exact else self._journal.durable
 
     def open(self, specs: Sequence[ImageSpec]) -> None:
-        """Opens images that exist, and goes on applying. Raises StorageError; then it is to be mended."""
+        """Opens images that exist, and goes on applying. Raises StorageError, and what `before_open` raises; then it is
+        to be mended."""
         try:
+            self._before_open()
             self._open(specs)
         except RhaError as error:
             self._note_trouble(error, self._closed_at.position)
             raise
+        self._after_open()
 
     def _open(self, specs: Sequence[ImageSpec]) -> None:
-        daemon = StorageDaemon(specs, self._folder / "run")
+        daemon = StorageDaemon(specs, self._folder / "run", patience=self._patience())
         self._keep(daemon.start)
         writers: list[ImageWriter] = []
         try:

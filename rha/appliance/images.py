@@ -13,11 +13,12 @@ from pathlib import Path
 
 import msgspec
 
-from rha.appliance import catalog, guard, target
+from rha.appliance import catalog, guard
 from rha.appliance.checkpoint import Checkpoint
 from rha.appliance.config import Config, limits_of
 from rha.appliance.history import History
 from rha.appliance.image_files import ImageFiles
+from rha.appliance.places import Places
 from rha.appliance.pointimage import remove_overlays, write_overlays
 from rha.appliance.points import Place, place_of
 from rha.appliance.pointview import PointView
@@ -43,11 +44,21 @@ class Images:
         self, folder: Path, config: Config, journal: Journal, lock: threading.RLock, keys: Keyring = PLAIN_ONLY
     ) -> None:
         """Closed; `resume` opens them. `lock` is the replica's."""
-        self.folder, self._config, self._journal, self._lock = folder, config, journal, lock
+        self.folder, self._journal, self._lock = folder, journal, lock
+        self._places = Places(config, folder)
         self.applied_state = catalog.load_stream(folder)
         self._redo_until = self.applied_state.position  # below it the images may be behind the saved state
         self.history = History(folder / "undo", limits_of(config, folder.name), self._state_at, keys=keys)
-        self._files = ImageFiles(folder, journal, lock, on_frame=self._on_applied_frame, history=self.history)
+        self._files = ImageFiles(
+            folder,
+            journal,
+            lock,
+            on_frame=self._on_applied_frame,
+            history=self.history,
+            before_open=lambda: self._places.prepare(self.applied_state.disks),
+            after_open=lambda: self._places.opened(self.applied_state.disks),
+            patience=lambda: self._places.patience(self.applied_state.disks),
+        )
         self.changes: list[Change] = catalog.load(folder / "changes.json", list[Change]) or []
         self.guard: guard.Guard | None = None
         self._idle = threading.Condition(lock)  # announces changes of the fields below
@@ -59,31 +70,31 @@ class Images:
     # Opening and closing --------------------------------------------------------------------------------------
 
     def resume(self, *, retired: bool) -> None:
-        """After a start: opens the images, unless a substitute has them. Raises StorageError."""
+        """After a start: opens the images, unless a substitute has them; those in Ceph beside, as a cluster may let an
+        appliance with other scenarios wait, or not be there yet after a power cut: then `tend` tries again, and
+        `failure` says why. Raises StorageError."""
         self.is_retired = retired
         self.guard = guard.load(self.folder, self.base_specs())
         self._open_history()
         if not retired:
-            self.open()
+            with self._lock:
+                if is_beside := self._places.any_in_ceph(self.applied_state.disks):
+                    self._beside("open", self.open)
+            if not is_beside:
+                self.open()
 
     def _open_history(self) -> None:
         self.history.open([disk.bytes for disk in self.applied_state.disks], self.applied)
 
     def base_specs(self) -> list[ImageSpec]:
         """The images in the order of the scenario's disks."""
-        return [self._base_spec(disk.name) for disk in self.applied_state.disks]
-
-    def _base_spec(self, disk: str) -> ImageSpec:
-        form = "raw" if self._device_of(disk) else self._config.image_format
-        return ImageSpec(disk, self.folder / "images" / f"{disk}.{form}", form)
-
-    def _device_of(self, disk: str) -> str | None:
-        return target.device_of(self._config, self.folder.name, disk)
+        return [self._places.spec(disk.name) for disk in self.applied_state.disks]
 
     def first_state(self, state: StreamState) -> StreamState:
         """The state that a first greeting leads to: what a device of its own holds must be compared."""
         disks = tuple(
-            msgspec.structs.replace(disk, phase="stale") if self._device_of(disk.name) else disk for disk in state.disks
+            msgspec.structs.replace(disk, phase="stale") if self._places.is_compared_first(disk.name) else disk
+            for disk in state.disks
         )
         return msgspec.structs.replace(state, disks=disks)
 
@@ -93,13 +104,10 @@ class Images:
         return [guard.overlay_of(spec) for spec in bases] if self.guard and not self.guard.on_base else bases
 
     def open(self, *, first: bool = False) -> None:
-        """`first`: there are no images yet. Raises StorageError; of a device also DeviceError, StateError."""
+        """`first`: there are no images yet. Raises StorageError; of a target also as `Places.begin`."""
         catalog.make_folder(self.folder / "images")
-        for spec, disk in zip(self.base_specs(), self.applied_state.disks, strict=True):
-            if device := self._device_of(disk.name):
-                (target.begin if first else target.go_on)(spec.path, device, disk.bytes)
-            elif not spec.path.exists() and disk.phase == "new":
-                formats.create(spec.path, disk.bytes, self._config.image_format)
+        if first:
+            self._places.begin(self.applied_state.disks)
         self._files.open(self.specs())
 
     def open_first(self, state: StreamState) -> None:

@@ -53,8 +53,8 @@ class Importer:
     def _refuse(self, scenario: str) -> None:
         if why := importing.why_not_replaced(self._store / scenario):
             raise why
-        if devices := [one.device for one in self._config.target if one.scenario == scenario]:
-            cause = f"its images are to lie on {', '.join(devices)}; an import writes files"
+        if places := [one.place for one in self._config.target if one.scenario == scenario]:
+            cause = f"its images are to lie on {', '.join(places)}; an import writes files"
             raise StateError(f"{scenario} cannot be filled by an import", cause=cause, hint="sync it over the line")
 
     def _note(self, done: int, total: int) -> None:

@@ -15,7 +15,6 @@ from pathlib import Path
 import msgspec
 
 from rha.appliance import catalog
-from rha.appliance.config import Config
 from rha.capture.device import Device, is_read_only, lookup
 from rha.capture.stack import read
 from rha.errors import DeviceError, StateError
@@ -32,11 +31,6 @@ class Known(msgspec.Struct, kw_only=True, frozen=True):
     device: str
     identity: str
     start: int
-
-
-def device_of(config: Config, scenario: str, disk: str) -> str | None:
-    """The device that an image is to lie on; None: it is a file."""
-    return next((one.device for one in config.target if (one.scenario, one.disk) == (scenario, disk)), None)
 
 
 def begin(link: Path, path: str, size: int) -> None:

@@ -47,7 +47,7 @@ def _of_master(scenario: Path | None) -> list[check.Check]:
 
 
 def _of_appliance(store: Path, config: Path | None) -> list[check.Check]:
-    from rha.doctor import appliance, fence
+    from rha.doctor import appliance, fence, targets
 
     if config is None:
         return appliance.checks(store)
@@ -55,7 +55,7 @@ def _of_appliance(store: Path, config: Path | None) -> list[check.Check]:
     from rha.appliance.fencing import means_of
 
     loaded = load(config)
-    checks = appliance.checks(Path(loaded.store))
+    checks = appliance.checks(Path(loaded.store)) + targets.of_appliance(loaded)
     for scenario in fence.known(Path(loaded.store)):
         checks += fence.of_appliance(scenario, means_of(loaded, scenario.name))
     return checks

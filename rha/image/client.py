@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -51,8 +52,12 @@ class _Link:
 class _Image:
     """What writer and reader share: requests started on several connections, errors kept until they are asked for."""
 
-    def __init__(self, socket: Path, export: str, *, name: str, connections: int) -> None:
+    def __init__(
+        self, socket: Path, export: str, *, name: str, connections: int, patience: float | None = None
+    ) -> None:
+        """`patience`: seconds without any answer after which what is asked has failed; None: there is no such limit."""
         self.name = name
+        self._patience, self._answered = patience, time.monotonic()
         self._failure: StorageError | None = None
         self._links = [_Link(socket, export)]
         self._turn = 0
@@ -88,14 +93,19 @@ class _Image:
         assert self._failure is not None
         return self._failure
 
-    def _start(self, link: _Link, act: str, offset: int, start: Start, content: memoryview | None = None) -> None:
+    def _start(
+        self, link: _Link, act: str, offset: int | None, start: Start, content: memoryview | None = None
+    ) -> None:
         """Starts one request; `start` gets the completion callback. `content` is kept until then."""
         self._raise_failure()
+        if self._patience is not None and not any(one.in_flight for one in self._links):
+            self._answered = time.monotonic()
         kept = [content]
 
         def done(error: Any) -> int:
             kept.clear()
             link.in_flight -= 1
+            self._answered = time.monotonic()
             if error.value:
                 self._note(act, offset, error.value)
             return 1  # the request is retired
@@ -112,6 +122,9 @@ class _Image:
             link.handle.poll(WAIT_MS)
         except nbd.Error as error:
             self._note("request", None, error.errnum, error.string)
+            self._raise_failure()
+        if self._patience is not None and time.monotonic() - self._answered > self._patience:
+            self._note("request", None, errno.ETIMEDOUT, f"no answer for {self._patience:.0f} s")
             self._raise_failure()
 
     def drain(self) -> None:
@@ -153,10 +166,18 @@ class _Image:
 class ImageWriter(_Image):
     """Writes one image. A failed writer stays failed: what was not written is not known, so it must be redone."""
 
-    def __init__(self, socket: Path, name: str, *, connections: int = 2, direct: DirectFile | None = None) -> None:
+    def __init__(
+        self,
+        socket: Path,
+        name: str,
+        *,
+        connections: int = 2,
+        direct: DirectFile | None = None,
+        patience: float | None = None,
+    ) -> None:
         """Connects to the writable export `name`. `direct`: the image's file, for what needs no daemon; closed with the
         writer. Raises StorageError."""
-        super().__init__(socket, name, name=name, connections=connections)
+        super().__init__(socket, name, name=name, connections=connections, patience=patience)
         self.direct = direct
 
     def write_batch(self, batch: Table, data: memoryview) -> None:
@@ -209,12 +230,10 @@ class ImageWriter(_Image):
         try:
             if self.direct:
                 self.direct.sync()
-            self._links[0].handle.flush()
+            self._start(self._links[0], "flush", None, self._links[0].handle.aio_flush)
+            self.drain()
             if self.direct:
                 self.direct.flushed()
-        except nbd.Error as error:
-            self._note("flush", None, error.errnum, error.string)
-            self._raise_failure()
         except OSError as error:
             self._note("flush", None, error.errno or errno.EIO)
             self._raise_failure()
@@ -247,11 +266,12 @@ class ImageReader(_Image):
         connections: int = 1,
         beside: ImageWriter | None = None,
         aside: ImageWriter | None = None,
+        patience: float | None = None,
     ) -> None:
         """Connects to the read-only export of image `name`. `beside`: its writer, which belongs to the same thread;
         then `read_rows` needs no daemon where the writer does not. `aside`: its writer, of another thread; then `read`
         and `read_into` need none. Raises StorageError."""
-        super().__init__(socket, read_only_export(name), name=name, connections=connections)
+        super().__init__(socket, read_only_export(name), name=name, connections=connections, patience=patience)
         self._writer = beside
         self._direct = DirectReader(aside.direct) if aside and aside.direct else None
 

@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from rha.errors import HostError, StorageError
+from rha.image import rbd
 
 Format = Literal["qcow2", "raw", "vhdx", "vmdk"]
 FORMATS: tuple[Format, ...] = ("qcow2", "raw", "vhdx", "vmdk")
@@ -57,11 +58,12 @@ def create(path: Path, size: int, format: Format = "qcow2") -> None:
 
 
 def overlay(path: Path, backing: Path, backing_format: str) -> None:
-    """Makes a qcow2 whose unwritten parts are read from `backing`, which is not changed.
+    """Makes a qcow2 whose unwritten parts are read from `backing`, which is not changed. `backing_format` may be `rbd`.
 
     Raises StorageError when the target exists, or the backing file is missing or of another format.
     """
-    _make(path, ["-f", "qcow2", "-b", str(backing.absolute()), "-F", backing_format], [])
+    name, form = rbd.as_named(backing, backing_format)
+    _make(path, ["-f", "qcow2", "-b", name, "-F", form], [])
 
 
 def grow(path: Path, size: int, format: str) -> None:
@@ -69,15 +71,16 @@ def grow(path: Path, size: int, format: str) -> None:
 
     Raises StorageError, also for formats that qemu-img cannot resize.
     """
-    if info(path).virtual_size >= size:
+    name, form = rbd.as_named(path, format)
+    if info(name).virtual_size >= size:
         return
-    if format not in GROWING:
+    if form not in GROWING:
         raise StorageError(
             f"image {path} cannot grow",
             cause=f"qemu-img resizes {' and '.join(GROWING)} only, this is {format}",
             hint="move the scenario's folder aside on the appliance for a new first sync",
         )
-    _run("resize", ["-q", "-f", format, str(path), str(size)], path)
+    _run("resize", ["-q", "-f", form, name, str(size)], path)
 
 
 def overlay_on_nbd(path: Path, socket: Path, export: str) -> None:
@@ -85,9 +88,11 @@ def overlay_on_nbd(path: Path, socket: Path, export: str) -> None:
     _make(path, ["-f", "qcow2", "-b", f"nbd+unix:///{export}?socket={socket.absolute()}", "-F", "raw"], [])
 
 
-def info(path: Path) -> ImageInfo:
-    """Describes an image, one that is in use too. Raises StorageError."""
-    return msgspec.json.decode(_run("info", ["-U", "--output=json", str(path)], path), type=ImageInfo)
+def info(path: Path | str) -> ImageInfo:
+    """Describes an image, one that is in use too; a name as QEMU takes it (`rbd.as_named`) is one of raw. Raises
+    StorageError."""
+    form = ["-f", "raw"] if isinstance(path, str) and path.startswith("json:") else []
+    return msgspec.json.decode(_run("info", ["-U", *form, "--output=json", str(path)], Path(path)), type=ImageInfo)
 
 
 class _Mapped(msgspec.Struct):

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, Self
 
 from rha.errors import HostError, StorageError
+from rha.image import rbd
 from rha.image.client import ImageReader, ImageWriter, read_only_export
 from rha.image.direct import DirectFile
 from rha.image.formats import last_words
@@ -36,7 +37,8 @@ PROGRAM = "qemu-storage-daemon"
 
 
 class ImageSpec(NamedTuple):
-    """An image to be served. `name`: the disk's name in its scenario; `format`: qcow2, raw, vhdx, vmdk."""
+    """An image to be served. `name`: the disk's name in its scenario; `format`: qcow2, raw, vhdx, vmdk; rbd
+    for what lies in Ceph: `path` then is the file that stands for it (rha.image.rbd)."""
 
     name: str
     path: Path
@@ -58,10 +60,13 @@ class StorageDaemon:
         as_files: bool = False,
         read_only: bool = False,
         alone: bool = False,
+        patience: float | None = None,
     ) -> None:
         """`folder`: for nbd.sock and qmp.sock; one scenario's own. `as_files`: each image is a raw file
         there, `file_of` (FUSE), instead of an NBD export. `read_only`: nothing can be written. `alone`: what
-        lies below each image is not opened; what the image does not hold reads as zeros. Nothing is started yet."""
+        lies below each image is not opened; what the image does not hold reads as zeros. `patience`: of
+        its writers and readers (rha.image.client). Nothing is started yet."""
+        self._patience = patience
         self.images = list(images)
         self.folder = folder
         self._as_files, self._read_only, self._alone = as_files, read_only, alone
@@ -178,7 +183,7 @@ class StorageDaemon:
         image = next((image for image in self.images if image.name == name), None)
         direct = DirectFile.open(image.path, image.format) if image else None
         try:
-            return ImageWriter(self.socket, name, connections=connections, direct=direct)
+            return ImageWriter(self.socket, name, connections=connections, direct=direct, patience=self._patience)
         except StorageError:
             if direct:
                 direct.close()
@@ -187,7 +192,7 @@ class StorageDaemon:
     def reader(self, name: str, *, beside: ImageWriter | None = None, aside: ImageWriter | None = None) -> ImageReader:
         """A reader of one image; `beside`: for the thread of its writer, `aside`: for another one. Raises
         StorageError."""
-        return ImageReader(self.socket, name, beside=beside, aside=aside)
+        return ImageReader(self.socket, name, beside=beside, aside=aside, patience=self._patience)
 
     def stop(self) -> None:
         """Ends the daemon; its images are flushed and closed. Close writers and readers first.
@@ -235,10 +240,13 @@ def _image_words(node: str, image: ImageSpec, below: dict[str, Any], read_only: 
 
     detect-zeroes stays off: it scans every write, and zeros reach us as such (discards, write-zeroes, sync ranges).
     """
-    driver = "host_device" if image.path.is_block_device() else "file"
-    file = {"driver": driver, "filename": str(image.path.absolute()), "aio": "threads", "discard": "unmap"}
     more = {"node-name": node, "read-only": read_only, **below}
-    top = _json(driver=image.format, file=file, discard="unmap", **more)
+    if image.format == rbd.FORMAT:
+        file, form = rbd.node(rbd.load(image.path)), "raw"
+    else:
+        driver = "host_device" if image.path.is_block_device() else "file"
+        file, form = {"driver": driver, "filename": str(image.path.absolute()), "aio": "threads"}, image.format
+    top = _json(driver=form, file={**file, "discard": "unmap"}, discard="unmap", **more)
     return ["--blockdev", top]
 
 

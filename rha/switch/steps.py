@@ -24,6 +24,7 @@ from rha.switch.runner import Effect
 from rha.vm.accelerator import Accelerator, choose
 from rha.vm.base import DomainState, Firmware, VmHost, VmSpec, domain_name
 from rha.vm.card import network_of
+from rha.vm.chain import in_ceph
 from rha.vm.firmware import choose_firmware
 
 OVERLAYS = "substitute"  # folder of the overlays, in the scenario's folder
@@ -161,6 +162,7 @@ class Steps:
                 network=network_of(self.host.scenario),
                 folder=self.host.folder,
                 store=self.host.store,
+                in_ceph=in_ceph(overlays),
             )
         )
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
@@ -26,14 +27,27 @@ class DomainState(StrEnum):
 
 
 @dataclass(frozen=True)
+class InCeph:
+    """What lies below a disk whose lowest image is in Ceph. `files`: the qcow2 files between, from above. `name`:
+    POOL/IMAGE. `monitors`: `ADDRESS:PORT`. `user`: without its `client.`; `key`: empty where the cluster asks for none.
+    """
+
+    files: tuple[Path, ...]
+    name: str
+    monitors: tuple[str, ...]
+    user: str
+    key: str = field(repr=False)
+
+
+@dataclass(frozen=True)
 class VmSpec:
     """Everything about a substitute VM, nothing left to be looked up. `memory` in bytes.
 
-    `disks`: qcow2 files in the order of the scenario, the first one boots; `backing`: the images below them. `folder`:
-    for the console log and the firmware's variables. `store`: the outermost folder of ours; from there downwards the
-    host's VM user may be let in. `isolated`: the guest reaches nobody, and is reached by its forwards alone; its
-    network is `none` or `user`. `guest_address`, with its prefix length: of the guest in a user-mode network; empty:
-    10.0.2.15.
+    `disks`: qcow2 files in the order of the scenario, the first one boots; `backing`: the images below them; `in_ceph`:
+    of those disks that end in Ceph. `folder`: for the console log and the firmware's variables. `store`: the outermost
+    folder of ours; from there downwards the host's VM user may be let in. `isolated`: the guest reaches nobody, and is
+    reached by its forwards alone; its network is `none` or `user`. `guest_address`, with its prefix length: of the
+    guest in a user-mode network; empty: 10.0.2.15.
     """
 
     name: str
@@ -50,6 +64,7 @@ class VmSpec:
     store: Path
     isolated: bool = False
     guest_address: str = ""
+    in_ceph: Mapping[Path, InCeph] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raises ValueError when an isolated VM would be on a network of others."""

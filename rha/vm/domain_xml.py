@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import itertools
+import uuid
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 from rha.scenario import Forward
-from rha.vm.base import Bus, VmSpec
+from rha.vm.base import Bus, InCeph, VmSpec
 
 NAMESPACE = "urn:rha:substitute:1"
 QEMU_NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
@@ -77,6 +78,8 @@ def _add_devices(domain: ET.Element, spec: VmSpec) -> None:
         disk = _add(devices, "disk", type="file", device="disk")
         _add(disk, "driver", name="qemu", type="qcow2", discard="unmap")
         _add(disk, "source", file=str(path))
+        if path in spec.in_ceph:
+            _add_below(disk, spec.name, spec.in_ceph[path])
         _add(disk, "target", dev=disk_name(spec.bus, number), bus=spec.bus)
     _add_network(domain, devices, spec)
     serial = _add(devices, "serial", type="file")
@@ -85,6 +88,45 @@ def _add_devices(domain: ET.Element, spec: VmSpec) -> None:
     _add(_add(devices, "rng", model="virtio"), "backend", "/dev/urandom", model="random")
     _add(_add(devices, "video"), "model", type="vga")  # no viewer; a screenshot needs a screen
     _add(devices, "memballoon", model="none")
+
+
+def _add_below(disk: ET.Element, domain: str, below: InCeph) -> None:
+    """The whole chain down to Ceph, told and not left to libvirt to find: what it makes of the backing that a qcow2
+    names has no key, and a configuration in the store, which AppArmor keeps from the VM."""
+    place = disk
+    for path in below.files:
+        place = _add(place, "backingStore", type="file")
+        _add(place, "format", type="qcow2")
+        _add(place, "source", file=str(path))
+    place = _add(place, "backingStore", type="network")
+    _add(place, "format", type="raw")
+    source = _add(place, "source", protocol="rbd", name=below.name)
+    for monitor in below.monitors:
+        host, _, port = monitor.rpartition(":")
+        _add(source, "host", name=host.strip("[]"), port=port)
+    if below.key:
+        _add(_add(source, "auth", username=below.user), "secret", type="ceph", uuid=secret_id(domain, below.name))
+    _add(place, "backingStore")
+
+
+def secret_id(domain: str, image: str) -> str:
+    """UUID of the secret by which libvirt keeps the key for an image of a domain."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{NAMESPACE}:{domain}:{image}"))
+
+
+def secret_xml(domain: str, image: str) -> str:
+    """libvirt's description of that secret: kept over a restart of libvirt, given to QEMU only."""
+    secret = ET.Element("secret", ephemeral="no", private="yes")
+    _add(secret, "uuid", secret_id(domain, image))
+    _add(secret, "description", f"the key of {domain} for {image}")
+    _add(_add(secret, "usage", type="ceph"), "name", f"{domain} {image}")
+    return ET.tostring(secret, encoding="unicode")
+
+
+def secrets_of(xml: str) -> list[str]:
+    """The UUIDs of the secrets that a domain's disks need."""
+    found = (secret.get("uuid") for secret in ET.fromstring(xml).iter("secret"))
+    return [one for one in found if one]
 
 
 def disk_name(bus: Bus, number: int) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import nbd
 
 from rha.errors import StorageError
+from rha.image import rbd
 
 
 class _Image:
@@ -33,7 +34,8 @@ def open_image(path: Path, format: str) -> Iterator[_Image]:
     """
     handle: Any = nbd.NBD()
     try:
-        words = ["setpriv", "--pdeathsig", "KILL", "qemu-nbd", "--read-only", "-f", format, str(path)]
+        name, form = rbd.as_named(path, format)
+        words = ["setpriv", "--pdeathsig", "KILL", "qemu-nbd", "--read-only", "-f", form, name]
         handle.connect_systemd_socket_activation(words)
         yield _Image(handle)
     except nbd.Error as error:

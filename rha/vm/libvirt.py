@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -16,8 +17,8 @@ import libvirt_qemu
 from rha.errors import VmError
 from rha.vm import picture
 from rha.vm.access import let_in
-from rha.vm.base import DomainState, VmHost, VmSpec
-from rha.vm.domain_xml import console_of, domain_xml, owner_of
+from rha.vm.base import DomainState, InCeph, VmHost, VmSpec
+from rha.vm.domain_xml import console_of, domain_xml, owner_of, secret_id, secret_xml, secrets_of
 
 URI = "qemu:///system"
 # (code, template of the variables); the 4 MiB build first: newer guests' variables do not fit into the other
@@ -77,8 +78,28 @@ class LibvirtHost(VmHost):
             let_in(folder, spec.store, uid, gid)
         code, variables = _find_firmware() if spec.firmware == "uefi" else (None, None)
         xml = domain_xml(spec, firmware_code=code, firmware_variables=variables)
-        with _told(f"domain {spec.name} cannot be defined"):
+        with self._keys_kept(spec), _told(f"domain {spec.name} cannot be defined"):
             self._connected().defineXML(xml)
+
+    @contextlib.contextmanager
+    def _keys_kept(self, spec: VmSpec) -> Iterator[None]:
+        """The keys for images in Ceph are libvirt's for as long as the domain is defined: not at all when it is not."""
+        kept = []
+        try:
+            for below in spec.in_ceph.values():
+                if below.key:
+                    kept.append(secret_id(spec.name, below.name))
+                    self._keep_key(spec.name, below)
+            yield
+        except VmError:
+            for secret in kept:
+                self._forget_key(secret)
+            raise
+
+    def _keep_key(self, domain: str, below: InCeph) -> None:
+        with _told(f"libvirt does not keep the key of client.{below.user}", "virsh secret-list"):
+            secret = self._connected().secretDefineXML(secret_xml(domain, below.name))
+            secret.setValue(base64.b64decode(below.key))
 
     def _check_name_is_free(self, spec: VmSpec) -> None:
         if self.state(spec.name) == DomainState.ABSENT:
@@ -149,8 +170,18 @@ class LibvirtHost(VmHost):
     def undefine(self, name: str) -> None:
         domain = self._look_up(name)
         if domain is not None:
+            secrets = secrets_of(self._xml(domain))
             with _told(f"domain {name} cannot be undefined"):
                 domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE)
+            for secret in secrets:
+                self._forget_key(secret)
+
+    def _forget_key(self, uuid: str) -> None:
+        try:
+            self._connected().secretLookupByUUIDString(uuid).undefine()
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_SECRET:
+                raise VmError(f"libvirt does not forget secret {uuid}", cause=str(error)) from error
 
     def owner(self, name: str) -> str | None:
         domain = self._look_up(name)

@@ -19,6 +19,7 @@ is this as a random model.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import time
@@ -114,7 +115,7 @@ class LiveDisks:
         return [block["inserted"] for block in self._qmp("query-block") if block.get("inserted")]
 
     def _find_nodes(self) -> list[str]:
-        found = {Path(inserted["file"]).resolve(): inserted["node-name"] for inserted in self._blocks()}
+        found = {_file_of(inserted["file"]).resolve(): inserted["node-name"] for inserted in self._blocks()}
         missing = [path for _, path in self._disks if path not in found]
         if missing:
             raise VmError(
@@ -159,6 +160,14 @@ class LiveDisks:
         for one in self._qmp("query-block-exports"):
             if one["id"].startswith(_PREFIX):
                 self._unexport(one["id"])
+
+
+def _file_of(name: str) -> Path:
+    """The file of a qcow2. QEMU names a disk by it; but by its whole description where what lies below was told other
+    than the file's header has it, as for an image in Ceph."""
+    if name.startswith("json:"):
+        name = json.loads(name.removeprefix("json:")).get("file", {}).get("filename", name)
+    return Path(name)
 
 
 def _add(node: str, name: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The victim of test_points_kill: a replica that takes and applies a made-up stream.
 
-Arguments: folder, seed, count. Says `ready`, the number of each frame that it has committed, and `done`."""
+Arguments: folder, seed, count; target.json, with the places of its images, may lie in the folder. Says `ready`, the
+number of each frame that it has committed, and `done`."""
 
 from __future__ import annotations
 
@@ -13,6 +14,8 @@ from one_replica import DISK_BYTES, Master, opened
 from stream import DISCARD, WRITE, record
 
 from rha.appliance import apply, history
+from rha.appliance.config import Target
+from rha.decoding import from_json
 from rha.wire import frames
 from rha.wire.frames import FrameType
 
@@ -47,7 +50,8 @@ def stream(seed: int, count: int) -> list[bytes]:
 def main(folder: Path, seed: int, count: int) -> None:
     hasten()
     whole = stream(seed, count)
-    replica = opened(folder)
+    targets = folder / "target.json"
+    replica = opened(folder, target=from_json(targets.read_bytes(), list[Target]) if targets.exists() else [])
     master = Master(replica)
     welcome = master.greet("a" * 32, FIRST_LSN)
     if welcome.disks[0].need != "nothing":

@@ -50,3 +50,28 @@ def test_all_mistakes_at_once(tmp_path: Path) -> None:
         "window",
     ]
     assert found[3] == "image_format: 'qcow' is none of qcow2, raw; did you mean qcow2?"
+
+
+def test_where_an_image_lies_is_said_once(tmp_path: Path) -> None:
+    path = tmp_path / "targets.toml"
+    tables = [
+        'disk = "a"\nrbd = "vms/root"',
+        'disk = "b"\nrbd = "vms/root"',
+        'disk = "c"\nrbd = "vms/ns/root"',
+        'disk = "d"\nrbd = "vms/d"\nuser = "client.rha"\nkeyring = "k"',
+        'disk = "e"',
+        'disk = "f"\nrbd = "vms/f"\ndevice = "/dev/f"',
+        'disk = "g"\nrbd = "vms/g@snap"',
+    ]
+    path.write_text(SAMPLE.read_text() + "".join(f'[[target]]\nscenario = "web1"\n{table}\n' for table in tables))
+    with pytest.raises(ConfigError) as refused:
+        config.load(path)
+    assert [line.strip().partition(": ")[0] for line in refused.value.cause.splitlines()] == [
+        "target[2].rbd",
+        "target[3].keyring",
+        "target[3].user",
+        "target[4]",
+        "target[5]",
+        "target[6].rbd",
+        "target[1].rbd",
+    ]

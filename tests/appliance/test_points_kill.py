@@ -20,9 +20,9 @@ KILLS, CHECKED = 20, 12
 SEED, FRAMES = 11, 1500
 
 
-def run_until(folder: Path, kill_at: int | None) -> bool:
+def run_until(folder: Path, kill_at: int | None, seed: int = SEED, count: int = FRAMES) -> bool:
     """Runs the child, killed once it has committed frame `kill_at`. Returns whether it came to its end by itself."""
-    words = [sys.executable, str(Path(__file__).parent / "points_child.py"), str(folder), str(SEED), str(FRAMES)]
+    words = [sys.executable, str(Path(__file__).parent / "points_child.py"), str(folder), str(seed), str(count)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         assert child.stdout
         assert child.stderr
@@ -39,8 +39,8 @@ def run_until(folder: Path, kill_at: int | None) -> bool:
     return True
 
 
-def expected(stream: list[bytes], lsn: int) -> bytes:
-    sync = points_child.base(SEED)
+def expected(stream: list[bytes], lsn: int, seed: int = SEED) -> bytes:
+    sync = points_child.base(seed)
     first = frames.encode(frames.FrameType.RESYNC, sync, lsn=points_child.FIRST_LSN) + sync
     return bytes(replay([first, *stream], lsn, [DISK_BYTES])[0])
 

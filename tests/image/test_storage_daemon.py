@@ -97,6 +97,25 @@ def test_error_names_disk_offset_and_errno_and_stays(daemon):
                 act()
 
 
+@pytest.mark.parametrize("act", ["write", "flush"])
+def test_a_daemon_that_stands_still_is_not_waited_for(tmp_path, image, act):
+    with StorageDaemon([image], tmp_path / "run", patience=2) as daemon:
+        with daemon.writer("root") as writer:
+            writer.flush()
+            writer._answered -= 60  # a minute in which nothing is asked: nothing is missed
+            writer.write(0, b"x" * 4096)
+            writer.flush()
+            os.kill(daemon.pid, signal.SIGSTOP)
+            try:
+                if act == "write":
+                    writer.zero(0, 4096)
+                with pytest.raises(StorageError, match="failed on the image of disk root") as failed:
+                    writer.flush()
+            finally:
+                os.kill(daemon.pid, signal.SIGCONT)
+        assert failed.value.cause == "ETIMEDOUT: no answer for 2 s"
+
+
 def test_unknown_export_is_refused(daemon):
     with pytest.raises(StorageError, match="cannot be reached"):
         ImageReader(daemon.socket, "other")

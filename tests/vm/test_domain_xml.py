@@ -8,8 +8,8 @@ import libvirt
 import pytest
 
 from rha.scenario import Forward, Network
-from rha.vm.base import VmSpec
-from rha.vm.domain_xml import console_of, disk_name, domain_xml, owner_of
+from rha.vm.base import InCeph, VmSpec
+from rha.vm.domain_xml import console_of, disk_name, domain_xml, owner_of, secret_id, secrets_of
 from rha.vm.libvirt import has_established
 
 USER = Network(kind="user", forward=[Forward(host_port=2222, guest_port=22)])
@@ -42,6 +42,23 @@ def test_follows_the_schema(bus, network, firmware, accelerator):
     validate(
         domain_xml(replace(SPEC, bus=bus, network=network, firmware=firmware, accelerator=accelerator), **FIRMWARE)
     )
+
+
+def test_an_image_in_ceph_and_its_overlay_follow_it():
+    below = InCeph((Path("/s/point.qcow2"),), "vms/root", ("10.0.0.1:6789", "[fd00::1]:3300"), "rha", "c2VjcmV0")
+    xml = domain_xml(replace(SPEC, in_ceph={Path("/s/b.qcow2"): below}))
+    validate(xml)
+    first, second = ET.fromstring(xml).iter("disk")
+    assert first.find("backingStore") is None, "libvirt finds files by itself"
+    assert second.find("backingStore/source").get("file") == "/s/point.qcow2"
+    source = second.find("backingStore/backingStore/source")
+    assert [(host.get("name"), host.get("port")) for host in source.iter("host")] == [
+        ("10.0.0.1", "6789"),
+        ("fd00::1", "3300"),
+    ]
+    assert secrets_of(xml) == [secret_id("rha-web", "vms/root")]
+    assert "c2VjcmV0" not in xml, "libvirt has the key as a secret"
+    assert "c2VjcmV0" not in repr(below)
 
 
 def test_the_schema_is_looked_at():
