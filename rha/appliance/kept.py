@@ -146,6 +146,8 @@ class Kept:
         catalog.make_folder(self.folder)
         catalog.save(overlays / FILE, one)
         try:
+            for disk in one.disks:
+                _flush(overlays / f"{disk}.qcow2")
             overlays.rename(self.folder / one.name)
             for folder in (self.folder, self.folder.parent):
                 _sync(folder)
@@ -211,7 +213,11 @@ class Kept:
 
 
 def _sync(folder: Path) -> None:
-    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    _flush(folder)
+
+
+def _flush(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY)
     try:
         os.fsync(file)
     finally:
