@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 from demo.product import RHA
 from lab import SCENARIO, WORK, database, planned, setting
@@ -23,6 +24,7 @@ RECEIVER = "rha-receive"
 OFFER_SECONDS = 120.0
 BACK_SECONDS = 1800.0
 RECEIVED_SECONDS = 60.0
+MERGED_SECONDS = 120.0
 
 
 def there_and_back(stage: Stage, result: Result) -> None:
@@ -93,11 +95,19 @@ def _is_offered(stage: Stage) -> bool:
 
 
 def _compare(stage: Stage) -> None:
-    """What came home, by QEMU's own tool, with what the replica holds. Raises StateError."""
+    """What came home, by QEMU's own tool, with what the replica holds, both sides being off. Raises StateError."""
+    stage.wait("the end of the replica's overlays", MERGED_SECONDS, lambda: not _overlays(stage))
+    stage.site.stop()
     for name, file in stage.disks.by_name().items():
         if why := why_not_equal(stage.site.image(SCENARIO, name), file, 0, file.stat().st_size):
             raise StateError(f"disk {name} did not come home as it was", cause=why)
+    stage.site.start()
     stage.narrator.say("the server's disks are equal to the replica's, says qemu-img compare")
+
+
+def _overlays(stage: Stage) -> list[Path]:
+    """What a sync was applied to until it was complete: the images are behind until it is merged into them."""
+    return list(stage.site.image(SCENARIO, "system").parent.glob("*.sync.qcow2"))
 
 
 def _judge(stage: Stage, result: Result) -> None:

@@ -42,7 +42,7 @@ class Site:
         lab.stack.callback(subprocess.run, ["ip", "link", "delete", self.card], check=True)
         for card in (self.card, peer):
             subprocess.run(["ip", "link", "set", card, "up"], check=True)
-        lab.stack.callback(self.service.close)
+        lab.stack.callback(lambda: self.service.close())
         self.proxy = lab.stack.enter_context(Proxy(lab.port))
         disk = lab.disk(1 << 20)
         with open(disk.path, "wb") as device:
@@ -87,6 +87,10 @@ class Site:
     def lose_service(self) -> None:
         """From now on nobody answers the check."""
         self.service.close()
+
+    def mend_service(self) -> None:
+        """It is answered again; else what is discarded would be failed over to at once: nothing is calm here."""
+        self.service = socket.create_server(("127.0.0.1", self.port))
 
     def appliance(self) -> str:
         report = self.lab.appliance.report(self.engine.name)
@@ -136,6 +140,7 @@ def test_a_master_that_hangs_has_stopped_before_its_substitute_starts(site: Site
     time.sleep(2 * TTL)
     assert not site.serves(), "the master came back and serves beside its substitute"
     assert "appliance" in str(site.engine.report()["lease"]["owner"])
+    site.mend_service()
     done = subprocess.run(
         [*RHA, "discard", site.engine.name, "--yes"], env=environment(site.lab.folder / "run"), capture_output=True,
         text=True, timeout=60, check=False,
