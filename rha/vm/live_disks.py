@@ -115,7 +115,7 @@ class LiveDisks:
         return [block["inserted"] for block in self._qmp("query-block") if block.get("inserted")]
 
     def _find_nodes(self) -> list[str]:
-        found = {_file_of(inserted["file"]).resolve(): inserted["node-name"] for inserted in self._blocks()}
+        found = {file_of(inserted["file"]).resolve(): inserted["node-name"] for inserted in self._blocks()}
         missing = [path for _, path in self._disks if path not in found]
         if missing:
             raise VmError(
@@ -162,7 +162,7 @@ class LiveDisks:
                 self._unexport(one["id"])
 
 
-def _file_of(name: str) -> Path:
+def file_of(name: str) -> Path:
     """The file of a qcow2. QEMU names a disk by it; but by its whole description where what lies below was told other
     than the file's header has it, as for an image in Ceph."""
     if name.startswith("json:"):

@@ -10,6 +10,7 @@ import msgspec
 from rha.errors import RhaError
 from rha.image import formats
 from rha.vm.base import DomainState, VmHost
+from rha.vm.live_disks import file_of
 
 
 class DiskWritten(msgspec.Struct, kw_only=True, frozen=True):
@@ -59,5 +60,5 @@ def _guest_bytes(vm: VmHost, domain: str) -> dict[Path, int]:
     for block in vm.monitor(domain, "query-block") or []:
         inserted = block.get("inserted") or {}
         if inserted.get("node-name") in counts:
-            found[Path(inserted["file"]).resolve()] = counts[inserted["node-name"]]
+            found[file_of(inserted["file"]).resolve()] = counts[inserted["node-name"]]
     return found

@@ -21,6 +21,7 @@ from rha.vm.accelerator import Accelerator
 from rha.vm.domain_xml import secret_id
 from rha.vm.libvirt import LibvirtHost
 from rha.vm.live_disks import LiveDisks
+from rha.vm.written import written
 from tests.ceph_cluster import POOL, USER, Cluster
 from tests.switch.one_scenario import OneScenario
 from tests.vm.sectors import WRITTEN_SECTOR, writing_disk
@@ -74,6 +75,8 @@ def test_it_boots_and_the_image_stays(
         found = guests_disk(libvirt_host, Path(progress.images[0].overlay))
         assert found[:512] == before[:512]
         assert found[512 * WRITTEN_SECTOR :][:512] == b"W" * 512, "what a switchback would send home"
+        (wrote,) = written(libvirt_host, DOMAIN, [("root", Path(progress.images[0].overlay))])
+        assert (wrote.guest_bytes or 0) >= 512, wrote
         secret = secret_id(DOMAIN, f"{POOL}/root")
         connection = libvirt_host._connected()
         assert connection.secretLookupByUUIDString(secret).usageID() == f"{DOMAIN} {POOL}/root"
