@@ -44,7 +44,7 @@ class Held:
     def begin(self) -> str:
         """Returns once it is held: what was done. Raises RhaError; then nothing is held."""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "rha.app.holder"],
+            [sys.executable, "-P", "-m", "rha.app.holder"],
             start_new_session=True,
             cwd="/",
             stdin=subprocess.PIPE,

@@ -69,7 +69,7 @@ def load(specification: Specification) -> Outcome:
     """
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "rha.capture.probe"],
+            [sys.executable, "-P", "-m", "rha.capture.probe"],
             input=msgspec.json.encode(specification),
             capture_output=True,
             timeout=LOAD_SECONDS,

@@ -182,7 +182,7 @@ class Holder(threading.Thread):
         if permit.load(self._path) is None:
             self._permit(0.0, "the lease is not held yet")
         try:
-            words = [sys.executable, "-m", "rha.fence.sentry", str(self._path), *self._host.systemctl]
+            words = [sys.executable, "-P", "-m", "rha.fence.sentry", str(self._path), *self._host.systemctl]
             self._sentry = subprocess.Popen(words, stdin=subprocess.DEVNULL, start_new_session=True)
         except OSError as error:
             raise HostError("the sentry does not start", cause=str(error)) from error

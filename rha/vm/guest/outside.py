@@ -95,7 +95,7 @@ def _ask(request: Request, own: Path, limit: float) -> Answer:
         asked.seek(0)
         try:
             process = subprocess.Popen(
-                [sys.executable, "-m", "rha.vm.guest.child"],
+                [sys.executable, "-P", "-m", "rha.vm.guest.child"],
                 stdin=asked,
                 stdout=said,
                 stderr=complaint,
