@@ -129,5 +129,7 @@ def rows(name: str, found: Found) -> list[Row]:
 
 
 def _grown(values: list[float]) -> str:
+    """With the slope of the second half: what comes to rest is no leak."""
     slope, least, most = f.trend(values)
-    return f"{values[0]:.2f} to {values[-1]:.2f}, {slope:+} a round ({least:+} to {most:+})"
+    later = f.trend(values[len(values) // 2 :])[0]
+    return f"{values[0]:.2f} to {values[-1]:.2f}, {slope:+} a round ({least:+} to {most:+}), then {later:+}"
