@@ -323,6 +323,13 @@ class History:
             self._current = UndoFile.reopen(last.path, self._disk_bytes, self.keys)
             self._begin(now, state, position)
 
+    def leave_out(self, position: int, now: Checkpoint, state: StreamState) -> None:
+        """What the journal holds from a position up to `now` is never applied, and no point lies there; the images are
+        closed and show what they did, which counts as `now` and `state`. Raises StorageError."""
+        with self._lock:
+            if self._current:
+                self._begin(now, state, position)
+
     def _usage(self, saved: Checkpoint) -> Usage:
         heads = [interval.head for interval in self._intervals]
         now = self._clock()

@@ -425,27 +425,51 @@ class Images:
 
     def _declare_stale(self, floor: int) -> StreamState:
         """The images are not where the journal is any more: whatever the master says next, they must be compared."""
+        state, reached = self._stale_state(floor), self._stale_end(floor)
+        return self._declare(state, reached, "the half of a sync was dropped for a failover")
+
+    def _stale_state(self, floor: int) -> StreamState:
         disks = tuple(msgspec.structs.replace(disk, phase="stale", why="") for disk in self.applied_state.disks)
-        position = self._journal.durable
-        self.applied_state = StreamState(floor=floor, position=position, disks=disks)
-        catalog.save_stream(self.folder, self.applied_state)
-        self._note_stale(position, floor)
-        self._files.declare(Checkpoint(position=position, lsn=floor, time_ns=self.applied.time_ns))
-        return self.applied_state
+        return StreamState(floor=floor, position=self._journal.durable, disks=disks)
 
-    def _note_stale(self, position: int, floor: int) -> None:
+    def _stale_end(self, floor: int) -> Checkpoint:
+        return Checkpoint(position=self._journal.durable, lsn=floor, time_ns=self.applied.time_ns)
+
+    def _declare(self, state: StreamState, reached: Checkpoint, why: str) -> StreamState:
+        """Closed images count as what is reached now, with nothing applied."""
+        self.applied_state = state
+        catalog.save_stream(self.folder, state)
         if self.changes and not self.changes[-1].why:
-            why = "the half of a sync was dropped for a failover"
-            self.changes.append(Change(position=position, lsn=floor, time=self.applied.time_ns / 1e9, why=why))
+            time_ = self.applied.time_ns / 1e9
+            self.changes.append(Change(position=reached.position, lsn=reached.lsn, time=time_, why=why))
             catalog.save(self.folder / "changes.json", self.changes)
+        self._files.declare(reached)
+        return state
 
-    def reopen(self) -> None:
+    def reopen(self, floor: int) -> StreamState | None:
         """Opens the images again while a substitute's overlays still lie on them, closed: what these hold is then
-        taken in, which changes nothing that can be read through them. Raises StorageError."""
+        taken in, which changes nothing that can be read through them.
+
+        What was received and not applied until then is left out: a master that has handed over writes on for a while,
+        and none of that is below what the substitute has. Returns then what the stream is from now on. `floor`: the LSN
+        that it has come to. Raises StorageError.
+        """
         with self._alone():
-            self.is_retired = False
+            self.is_retired, stale = False, None
             if not self._files.is_open and self.applied_state.disks:
+                # Else it is an adoption that was cut off, and what is not applied is its own.
+                is_masters = self.applied_state.why_not_consistent() is None
+                if is_masters and self.applied.position < self._journal.durable:
+                    stale = self._leave_out(floor)
                 self.open()
+            return stale
+
+    def _leave_out(self, floor: int) -> StreamState:
+        with self._lock:
+            before, reached = self.applied, self._stale_end(floor)
+            state = self._stale_state(floor)
+            self.history.leave_out(before.position, reached, state)  # first: no point may ever follow what is left out
+            return self._declare(state, reached, "what the master wrote after it had handed over was left out")
 
     def restore(self) -> None:
         """The substitute is gone. Raises StorageError."""

@@ -176,8 +176,11 @@ class Replica:
         return specs
 
     def reopen_images(self) -> None:
-        """The substitute is off: opens the images for what its overlays hold. Raises StorageError."""
-        self._images.reopen()
+        """The substitute is off: opens the images for what its overlays hold. What was received since they were given
+        up is not applied to them any more. Raises StorageError."""
+        self.commit()
+        if stale := self._images.reopen(self._intake.state.lsn):
+            self._intake.state = stale
 
     def image_paths(self) -> list[Path]:
         """What is written to, in the order of the disks."""

@@ -78,6 +78,28 @@ def test_the_images_are_what_the_substitute_left(replica, draw, tmp_path) -> Non
         view.close()
 
 
+def test_what_the_master_wrote_after_it_had_handed_over_is_left_out(replica, draw, tmp_path) -> None:
+    """It was received and is not below what the substitute has; what was before it stays as it was."""
+    master = synced(replica, draw)
+    master.churn(draw, 30)
+    substitute = Substitute(given_up(replica), draw, tmp_path)
+    handed_over, known = replica.point().lsn, len(master.boundaries)
+    master.churn(draw, 30)
+    late = master.boundaries[known:]
+    adopt(replica, [[substitute.spec]], tmp_path / "run", 5.0, "somebody")
+    assert replica.read_image(0, 0, DISK_BYTES) == substitute.content
+    assert (replica.why_not_consistent(), replica.point().time) == (None, 5.0)
+    replica.restore_images()
+    for lsn in (handed_over, *draw.sample(master.boundaries[:known], 5)):
+        view = shown(replica, lsn)
+        assert view.read(0, 0, DISK_BYTES) == master.expected(lsn)
+        view.close()
+    assert replica.points.find(str(late[len(late) // 2])).lsn == handed_over
+    view = shown(replica, replica.point().lsn)
+    assert view.read(0, 0, DISK_BYTES) == substitute.content
+    view.close()
+
+
 def test_a_time_before_its_end_is_not_shown_by_it(replica, draw, tmp_path) -> None:
     master = synced(replica, draw)
     master.churn(draw, 5)
