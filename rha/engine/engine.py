@@ -24,6 +24,7 @@ from rha.engine.quiesce import Quiescer
 from rha.engine.release import Release
 from rha.engine.resync import Round
 from rha.engine.session import Refused, Session
+from rha.engine.stall import Stall
 from rha.engine.state import SPOOL_MOVED, Cause, DiskView, Resync, next_action
 from rha.engine.verify import Verification
 from rha.errors import DeviceError, RhaError, StateError
@@ -56,6 +57,7 @@ class Engine:
         self._epoch = 0
         self._hold_rounds_until = 0.0
         self._session: Session | None = None
+        self._stall = Stall()
         self._greeted = False  # the last attempt to connect came as far as a welcome
         self._stop = threading.Event()
         self.backlog, self._spooler = spooler.prepare(scenario, self.capture, self._spool_moved)
@@ -300,7 +302,7 @@ class Engine:
         """How the scenario is, as the master sees it."""
         with self._lock:
             self.disks.look()  # a report never says less than the probe knows
-            failure = self._history.failure
+            found = [self._history.failure, self._spooler.alarm(), self._stalled()]
             report = reporting.report(
                 self.scenario,
                 self.capture,
@@ -310,9 +312,13 @@ class Engine:
                 link=self._session.link_report() if self._session else None,
                 link_why=self._link_why,
                 spool=self._spooler.report(),
-                alarms=[*self._alarms.values(), *filter(None, [failure, self._spooler.alarm()])],
+                alarms=[*self._alarms.values(), *filter(None, found)],
             )
         return self.add(report)
+
+    def _stalled(self) -> str:
+        durable = self._session.progress.durable_lsn if self._session and not self._round else None
+        return self._stall.look(durable, self.capture.lsn_base + self.capture.ring.producer, time.monotonic())
 
     def position(self) -> tuple[float, int]:
         """The master's clock, and the LSN below which every write is that was submitted before it."""
