@@ -86,7 +86,8 @@ print(*sorted(set(sys.modules) & {HEAVY!r}))
 
 def test_watch_ends_with_ctrl_c(tmp_path: Path) -> None:
     environment = {**os.environ, "RHA_RUN_DIR": str(tmp_path)}
-    with subprocess.Popen([*RHA, "status", "--watch"], env=environment, stdout=subprocess.PIPE, text=True) as process:
+    words = ["env", "--default-signal=INT", *RHA, "status", "--watch"]  # a shell's background jobs ignore it
+    with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         process.stdout.readline()
         process.send_signal(signal.SIGINT)
