@@ -144,7 +144,7 @@ class Circle:
             lambda: subprocess.run(dry, env=self._environment, capture_output=True, check=False).returncode == 0, 60
         )
         self._see_guest(lambda: self.rha("switchover"))
-        self.rha("discard")
+        self.rha("discard", "--no-keep")
         wait_for(lambda: not self.engine.report()["released"] and SERVED in self.master.addresses(), 120)
         self._wait_protected()
 
@@ -162,9 +162,9 @@ class Circle:
     def _environment(self) -> dict[str, str]:
         return environment(self.lab.folder / "run")
 
-    def rha(self, verb: str) -> None:
+    def rha(self, verb: str, *more: str) -> None:
         done = subprocess.run(
-            [*RHA, verb, self.engine.name, "--yes"],
+            [*RHA, verb, self.engine.name, "--yes", *more],
             env=self._environment, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"{verb}: {done.stdout}{done.stderr}{self.lab.appliance.log()[-3000:]}"

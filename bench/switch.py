@@ -77,9 +77,9 @@ class Site:
     def words(self, verb: str) -> list[str]:
         return [*RHA, verb, self.engine.name, "--yes"]
 
-    def rha(self, verb: str) -> None:
+    def rha(self, verb: str, *more: str) -> None:
         variables = environment(self.lab.folder / "run")
-        subprocess.run(self.words(verb), env=variables, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([*self.words(verb), *more], env=variables, check=True, stdout=subprocess.DEVNULL)
 
     def past(self) -> Progress:
         past = ledger.load(self.store / self.engine.name)
@@ -113,7 +113,7 @@ def measure() -> list[Row]:
             site.engine.kill()
             wait_for(lambda: not site.lab.appliance.report(site.engine.name)["connected"], 60)
             started.append(_failed_over(site, above))
-            site.rha("discard")
+            site.rha("discard", "--no-keep")
         site.protect()
         for _ in range(ROUNDS):
             site.rha("switchover")
@@ -122,7 +122,7 @@ def measure() -> list[Row]:
             start, release = steps[StepName.START_DOMAIN], steps[StepName.RELEASE]
             switched.append(start.begun + (start.seconds or 0.0) - release.begun)
             stood.append(release.seconds or 0.0)
-            site.rha("discard")
+            site.rha("discard", "--no-keep")
             wait_for(lambda: not site.engine.report()["released"], 120)
             site.engine.wait_ordered()
     return [
