@@ -1,5 +1,6 @@
 """The trial and what is made of it."""
 
+import re
 import shutil
 import subprocess
 import time
@@ -28,7 +29,7 @@ def test_a_guest_that_hangs_is_given_up_in_time(monkeypatch):
     begun = time.monotonic()
     trial = try_out("tcg", limit=1.0)
     assert time.monotonic() - begun < 3
-    assert trial.sentence("tcg") == "tcg hangs: nothing after firmware within 1 s"
+    assert re.fullmatch(r"tcg hangs: nothing after firmware within [\d.]+ s", trial.sentence("tcg"))
 
 
 @needs_qemu
