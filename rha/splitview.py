@@ -72,7 +72,8 @@ def _substitute(side: Substitute, now: float) -> Iterator[str]:
     yield f"substitute  {side.domain or 'no domain'} {side.state}{since}"
     for disk in side.disks:
         wrote = "" if disk.guest_bytes is None else f"its guest wrote {disk.guest_bytes} bytes; "
-        held = f"not known: {disk.why}" if disk.held_bytes is None else f"{disk.held_bytes} bytes in {disk.overlay}"
+        held = f"{disk.held_bytes} bytes in {disk.overlay}{disk.why and f'; {disk.why}'}"
+        held = f"not known: {disk.why}" if disk.held_bytes is None else held
         yield f"  {disk.name:<10}{wrote}{held}"
 
 

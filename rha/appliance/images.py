@@ -31,6 +31,7 @@ from rha.image.storage_daemon import ImageSpec
 from rha.journal.sealing import PLAIN_ONLY, Keyring
 from rha.journal.segment import Entry, Journal
 from rha.report import Point
+from rha.units import show_bytes
 from rha.wire.frames import BadFrame
 from rha.wire.messages import Gap, Heartbeat, Hello, Mark, Rewind
 
@@ -426,7 +427,8 @@ class Images:
     def _declare_stale(self, floor: int) -> StreamState:
         """The images are not where the journal is any more: whatever the master says next, they must be compared."""
         state, reached = self._stale_state(floor), self._stale_end(floor)
-        return self._declare(state, reached, "the half of a sync was dropped for a failover")
+        why, time_ = "the half of a sync was dropped for a failover", self.applied.time_ns / 1e9
+        return self._declare(state, reached, Change(position=reached.position, lsn=floor, time=time_, why=why))
 
     def _stale_state(self, floor: int) -> StreamState:
         disks = tuple(msgspec.structs.replace(disk, phase="stale", why="") for disk in self.applied_state.disks)
@@ -435,13 +437,12 @@ class Images:
     def _stale_end(self, floor: int) -> Checkpoint:
         return Checkpoint(position=self._journal.durable, lsn=floor, time_ns=self.applied.time_ns)
 
-    def _declare(self, state: StreamState, reached: Checkpoint, why: str) -> StreamState:
-        """Closed images count as what is reached now, with nothing applied."""
+    def _declare(self, state: StreamState, reached: Checkpoint, change: Change) -> StreamState:
+        """Closed images count as what is reached now, with nothing applied; people are told of the change."""
         self.applied_state = state
         catalog.save_stream(self.folder, state)
         if self.changes and not self.changes[-1].why:
-            time_ = self.applied.time_ns / 1e9
-            self.changes.append(Change(position=reached.position, lsn=reached.lsn, time=time_, why=why))
+            self.changes.append(change)
             catalog.save(self.folder / "changes.json", self.changes)
         self._files.declare(reached)
         return state
@@ -469,7 +470,11 @@ class Images:
             before, reached = self.applied, self._stale_end(floor)
             state = self._stale_state(floor)
             self.history.leave_out(before.position, reached, state)  # first: no point may ever follow what is left out
-            return self._declare(state, reached, "what the master wrote after it had handed over was left out")
+            left_out = show_bytes(reached.position - before.position)
+            why = f"{left_out} of stream, which the master wrote after it had handed over, were left out"
+            # At the place where it begins: at its end stands the mark of what is taken in next, which replaces others.
+            begun = Change(position=before.position, lsn=before.lsn + 8, time=before.time_ns / 1e9, why=why)
+            return self._declare(state, reached, begun)
 
     def restore(self) -> None:
         """The substitute is gone. Raises StorageError."""

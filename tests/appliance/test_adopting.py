@@ -86,9 +86,11 @@ def test_what_the_master_wrote_after_it_had_handed_over_is_left_out(replica, dra
     handed_over, known = replica.point().lsn, len(master.boundaries)
     master.churn(draw, 30)
     late = master.boundaries[known:]
+    assert "were left out" not in str(replica._images.changes)
     adopt(replica, [[substitute.spec]], tmp_path / "run", 5.0, "somebody")
     assert replica.read_image(0, 0, DISK_BYTES) == substitute.content
     assert (replica.why_not_consistent(), replica.point().time) == (None, 5.0)
+    assert "of stream, which the master wrote after it had handed over, were left out" in str(replica._images.changes)
     replica.restore_images()
     for lsn in (handed_over, *draw.sample(master.boundaries[:known], 5)):
         view = shown(replica, lsn)
