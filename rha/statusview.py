@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from rha.report import DiskReport, KeptReport, Report, ReturnReport, Sync
+from rha.report import DiskReport, KeptReport, Point, Report, ReturnReport, Sync
 from rha.units import printable, show_bytes, show_seconds
 
 STALE_SECONDS = 10.0
@@ -176,6 +176,8 @@ def _consistent(report: Report, now: float) -> str:
     if report.consistent is None:
         return "no point yet"
     point = report.consistent
+    if not point.time:  # nothing was written since the sync, and nothing was heard since the start
+        return f"LSN {point.lsn}, no time known"
     return f"LSN {point.lsn}, {_stamp(point.time)}, {show_seconds(max(0.0, now - point.time))} ago"
 
 
@@ -191,7 +193,13 @@ def _window(report: Report, now: float) -> str:
         return ""
     window = report.window
     kept = f"{show_bytes(window.bytes)} of {show_bytes(window.most_bytes)}"
-    return f"every write of the last {show_seconds(max(0.0, now - window.oldest.time))}; {kept}"
+    return f"every write {_reach(window.oldest, now)}; {kept}"
+
+
+def _reach(oldest: Point, now: float) -> str:
+    if not oldest.time:
+        return f"from LSN {oldest.lsn} on, which has no time"
+    return f"of the last {show_seconds(max(0.0, now - oldest.time))}"
 
 
 def _kept(kept: KeptReport, now: float) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rha.report import DiskReport, Point, Report, ReturnReport, Sync, Tested, VmReport
+from rha.report import DiskReport, Point, Report, ReturnReport, Sync, Tested, VmReport, Window
 from rha.statusview import STALE_SECONDS, Heard, judge, render, show_return, worst
 
 NOW = 1_800_000_000.0  # 2027-01-15 08:00:00 UTC
@@ -193,6 +193,23 @@ def test_sync_of_an_empty_disk_does_not_divide_by_zero() -> None:
     sync = Sync(method="full", done_bytes=0, total_bytes=0, sent_bytes=0, rate_bytes=0, remaining_seconds=None)
     text = render([engine(disks=[disk(sync=sync)])], NOW)
     assert "sync (full): 100.0 % of 0 B, sent 0 B, 0 B/s, remaining unknown" in text
+
+
+@pytest.mark.parametrize(
+    ("oldest", "reach"),
+    [
+        (Point(lsn=8, time=NOW - 90), "every write of the last 1 min 30 s"),
+        (Point(lsn=8, time=0), "every write from LSN 8 on, which has no time"),
+    ],
+)
+def test_the_window_of_points(oldest: Point, reach: str) -> None:
+    window = Window(oldest=oldest, bytes=1 << 20, most_bytes=1 << 30, wanted_seconds=3600)
+    assert f"  points      {reach}; 1 MiB of 1 GiB\n" in render([engine(window=window)], NOW)
+
+
+def test_a_point_without_a_time() -> None:
+    """A synced disk to which nothing was ever written."""
+    assert "  consistent  LSN 8, no time known\n" in render([engine(consistent=Point(lsn=8, time=0))], NOW)
 
 
 def test_worst() -> None:

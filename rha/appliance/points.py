@@ -16,6 +16,7 @@ from rha.errors import StateError, StorageError
 from rha.journal import reader
 from rha.journal.extents import check_records
 from rha.journal.segment import Journal
+from rha.pointsview import place as shown
 from rha.units import parse_seconds, show_seconds
 from rha.wire.frames import FrameType
 from rha.wire.messages import Return, Rewind
@@ -109,7 +110,7 @@ def find(intervals: Sequence[Interval], journal: Journal, wanted: Wanted, *, now
     first = intervals[0].head.start
     raise StateError(
         "the point has left the window",
-        cause=f"the oldest one is LSN {first.lsn} of {datetime.fromtimestamp(first.time_ns / 1e9).isoformat()}",
+        cause=f"the oldest one is {shown(first.lsn, first.time_ns / 1e9)}",
         hint="rha points; a longer window: window and window_bytes in appliance.toml",
     )
 
