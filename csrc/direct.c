@@ -14,8 +14,16 @@
 #define COMPRESSED (1ull << 62)
 #define READS_AS_ZEROS 1ull
 #define OFFSET_MASK 0x00fffffffffffe00ull
-#define RUN 64 /* entries looked up at once: 4 MiB of disk with clusters of 64 KiB */
+#define RUN 64      /* clusters moved at once: 4 MiB of disk with clusters of 64 KiB */
+#define ENTRIES 512 /* of a table, read at once: writes at random places are sorted, so their neighbours need them too */
 #define LATER 256
+
+/* Entries of one table as the file has them. They stay so during a call: only the daemon changes tables, and while we
+ * write it has nothing to do; while we read, what is read counts only if it had nothing to do. */
+struct entries {
+  uint64_t table, first, count; /* from entry `first` of table number `table` on; none yet when `count` is 0 */
+  uint64_t entry[ENTRIES];
+};
 
 /* Parts of a file whose reading was begun. */
 struct part {
@@ -27,23 +35,39 @@ struct later {
   struct part part[LATER];
 };
 
-/* Looks up the clusters from number `first` on, at most RUN and none beyond their table. Sets `places` and returns how many
- * in a row can be written to, 0 when the first cannot; -1 with errno. */
-static int look_up(const struct rha_direct *image, uint64_t first, uint64_t wanted, uint64_t *places) {
+/* Has the block of a table that entry `index` lies in: 0, or -1 with errno. */
+static int have_entries(const struct rha_direct *image, struct entries *known, uint64_t table, uint64_t index) {
+  uint64_t first = index / ENTRIES * ENTRIES;
+
+  if (known->count && known->table == table && known->first == first) return 0;
+  uint64_t at = (image->l1[table] & OFFSET_MASK) + first * 8, per_table = 1ull << (image->cluster_bits - 3);
+  uint64_t wanted = per_table - first < ENTRIES ? per_table - first : ENTRIES;
+  known->count = 0;
+  ssize_t got = pread(image->file, known->entry, wanted * 8, (off_t)at);
+  if (got < 0) return -1;
+  known->table = table;
+  known->first = first;
+  known->count = (uint64_t)got / 8;
+  return 0;
+}
+
+/* Looks up the clusters from number `first` on, at most RUN and none beyond their block of the table. Sets `places` and
+ * returns how many in a row can be moved, 0 when the first cannot; -1 with errno. */
+static int look_up(const struct rha_direct *image, struct entries *known, uint64_t first, uint64_t wanted,
+                   uint64_t *places) {
   uint64_t per_table = 1ull << (image->cluster_bits - 3);
   uint64_t table = first / per_table, index = first % per_table, count = wanted < RUN ? wanted : RUN;
-  int found = 0;
+  uint64_t found = 0;
 
-  if (count > per_table - index) count = per_table - index;
   if (table >= image->l1_count || image->shut[table] || !(image->l1[table] & COPIED)) return 0;
-  ssize_t got = pread(image->file, places, count * 8, (off_t)((image->l1[table] & OFFSET_MASK) + index * 8));
-  if (got < 0) return -1;
-  for (; found < got / 8; found++) {
-    uint64_t entry = be64toh(places[found]);
+  if (have_entries(image, known, table, index)) return -1;
+  index -= known->first;
+  for (; found < count && index + found < known->count; found++) {
+    uint64_t entry = be64toh(known->entry[index + found]);
     places[found] = entry & OFFSET_MASK;
     if (!(entry & COPIED) || entry & (COMPRESSED | READS_AS_ZEROS) || !places[found]) break;
   }
-  return found;
+  return (int)found;
 }
 
 /* Moves bytes between memory and file: all of them, or -1 with errno. */
@@ -121,15 +145,15 @@ static int64_t move_run(const struct rha_direct *image, move *how, struct later 
 }
 
 /* As much of [offset, offset + length) of the disk as lies in clusters that are there; -1 with errno. */
-static int64_t move_range(const struct rha_direct *image, move *how, struct later *later, uint64_t offset, uint64_t length,
-                          uint8_t *data) {
+static int64_t move_range(const struct rha_direct *image, struct entries *known, move *how, struct later *later,
+                          uint64_t offset, uint64_t length, uint8_t *data) {
   uint64_t places[RUN], done = 0;
 
   if (!image->cluster_bits) return how(later, image->file, data, length, offset) ? -1 : (int64_t)length;
   while (done < length) {
     uint64_t at = offset + done, left = length - done, skip = at & ((1ull << image->cluster_bits) - 1);
     uint64_t wanted = (skip + left + (1ull << image->cluster_bits) - 1) >> image->cluster_bits;
-    int found = look_up(image, at >> image->cluster_bits, wanted, places);
+    int found = look_up(image, known, at >> image->cluster_bits, wanted, places);
     if (found <= 0) return found < 0 ? -1 : (int64_t)done;
     int64_t moved = move_run(image, how, later, places, found, skip, data + done, left);
     if (moved < 0) return -1;
@@ -141,9 +165,10 @@ static int64_t move_range(const struct rha_direct *image, move *how, struct late
 int rha_direct_read(const struct rha_direct *image, const struct rha_undo_entry *rows, size_t count, uint8_t *data,
                     uint64_t *done, size_t *failed) {
   struct later later = {0};
+  struct entries known = {0};
 
   for (size_t i = 0; i < count; data += rows[i++].length) {
-    int64_t got = move_range(image, read_or_begin, &later, rows[i].offset, rows[i].length, data);
+    int64_t got = move_range(image, &known, read_or_begin, &later, rows[i].offset, rows[i].length, data);
     *failed = i;
     if (got < 0) return errno;
     done[i] = (uint64_t)got;
@@ -153,11 +178,13 @@ int rha_direct_read(const struct rha_direct *image, const struct rha_undo_entry 
 
 int rha_direct_write(const struct rha_direct *image, const struct rha_extent *extents, size_t count,
                      const uint8_t *data, uint64_t *done, size_t *failed) {
+  struct entries known = {0};
+
   for (size_t i = 0; i < count; i++) {
     done[i] = 0;
     if (extents[i].kind != RHA_EXTENT_DATA) continue;
     uint8_t *from = (uint8_t *)data + extents[i].data; /* `move` serves both ways; writing changes nothing there */
-    int64_t written = move_range(image, write_all, NULL, extents[i].offset, extents[i].length, from);
+    int64_t written = move_range(image, &known, write_all, NULL, extents[i].offset, extents[i].length, from);
     if (written < 0) {
       *failed = i;
       return errno;
