@@ -1,13 +1,18 @@
 /* See pointmap.h. What is covered is kept as a set of sectors (sectorset.h): putting costs no search. */
+#define _GNU_SOURCE
 #include "pointmap.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/uio.h>
 
 #include "record.h"
 #include "sectorset.h"
 
 #define LONGEST_PIECE (1ull << 30) /* `length` has 32 bits */
+#define GAP 8192                   /* bytes between two pieces that are read for nothing: less than another request */
+#define PARTS 256                  /* of one request */
 
 /* Pieces [0, sorted) are sorted. */
 struct disk_map {
@@ -127,6 +132,11 @@ static int settle(struct disk_map *disk) {
   size_t fresh = disk->count - disk->sorted, left = disk->sorted, to = disk->count;
 
   if (!fresh) return 0;
+  if (!left) { /* all of a map that was made: one copy less */
+    qsort(disk->pieces, fresh, sizeof(*disk->pieces), by_offset);
+    disk->sorted = disk->count;
+    return 0;
+  }
   struct rha_piece *added = malloc(fresh * sizeof(*added));
   if (!added) return -1;
   memcpy(added, disk->pieces + left, fresh * sizeof(*added));
@@ -174,6 +184,65 @@ int rha_pieces_gather(const struct rha_piece *pieces, size_t count, const uint32
     memcpy(out + to[i], blocks[which[i]] + pieces[i].at, length);
   }
   return 0;
+}
+
+/* A request: neighbours in a file, and what lies between them, which goes into `waste`. */
+struct request {
+  int file;
+  uint64_t at, end;
+  int count;
+  struct iovec part[PARTS];
+  uint8_t waste[GAP];
+};
+
+/* Reads all of it: 0, an errno, or -1 when the file ends before. */
+static int read_all(struct request *request) {
+  struct iovec *part = request->part, *stop = part + request->count;
+
+  request->count = 0;
+  while (part < stop) {
+    ssize_t got = preadv(request->file, part, (int)(stop - part), (off_t)request->at);
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) return got < 0 ? errno : -1;
+    request->at += (uint64_t)got;
+    for (; part < stop && (size_t)got >= part->iov_len; part++) got -= (ssize_t)part->iov_len;
+    if (part < stop) *part = (struct iovec){(uint8_t *)part->iov_base + got, part->iov_len - (size_t)got};
+  }
+  return 0;
+}
+
+/* Adds bytes [from, from + length) of a file to the request, or begins another. As `read_all`. */
+static int ask(struct request *request, int file, uint64_t from, uint8_t *data, uint64_t length) {
+  int is_near = request->count && request->file == file && from >= request->end && from - request->end <= GAP;
+
+  if (!is_near || request->count + 2 > PARTS) {
+    int error = read_all(request);
+    if (error) return error;
+    request->file = file;
+    request->at = request->end = from;
+  }
+  if (from > request->end) request->part[request->count++] = (struct iovec){request->waste, from - request->end};
+  request->end = from + length;
+  struct iovec *last = request->count ? &request->part[request->count - 1] : NULL;
+  if (last && (uint8_t *)last->iov_base + last->iov_len == data)
+    last->iov_len += length;
+  else
+    request->part[request->count++] = (struct iovec){data, length};
+  return 0;
+}
+
+int rha_pieces_read(const struct rha_piece *pieces, size_t count, const uint32_t *which, const uint64_t *to,
+                    const struct rha_place *places, uint8_t *out, uint64_t room) {
+  struct request request = {0};
+  int error = 0;
+
+  for (size_t i = 0; i < count && !error; i++) {
+    const struct rha_place *place = &places[which[i]];
+    uint64_t length = pieces[i].length;
+    if (length > place->length || pieces[i].at > place->length - length || length > room || to[i] > room - length) return -1;
+    error = ask(&request, place->file, place->begin + pieces[i].at, out + to[i], length);
+  }
+  return error ? error : read_all(&request);
 }
 
 size_t rha_run_prefix(const void *run, size_t length, size_t limit, uint64_t until_ns) {

@@ -44,6 +44,20 @@ size_t rha_map_find(const rha_map *map, uint32_t disk, uint64_t offset);
 int rha_pieces_gather(const struct rha_piece *pieces, size_t count, const uint32_t *which, const uint64_t *to,
                       uint8_t *const *blocks, const uint64_t *lengths, uint8_t *out, uint64_t room);
 
+/* Where a block's bytes stand: in an open file, from byte `begin` on. */
+struct rha_place {
+  uint64_t begin;
+  uint64_t length;
+  int32_t file;
+  int32_t unused;
+};
+
+/* The same from files, `which[i]` being an index of `places`. Neighbours in a file are read at once, so the pieces should be
+ * sorted by that; each byte is read once at most, and a little for nothing between two. 0, an errno, or -1 as above, or when a
+ * file ends too soon. */
+int rha_pieces_read(const struct rha_piece *pieces, size_t count, const uint32_t *which, const uint64_t *to,
+                    const struct rha_place *places, uint8_t *out, uint64_t room);
+
 /* Length of the longest prefix of a run (rha_run_check accepted it) whose records all end at or before `limit` bytes,
  * and, with `until_ns`, were submitted at or before that CLOCK_MONOTONIC; 0 means any time. */
 size_t rha_run_prefix(const void *run, size_t length, size_t limit, uint64_t until_ns);

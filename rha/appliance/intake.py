@@ -20,7 +20,7 @@ from rha.appliance.minus import WrittenSectors
 from rha.appliance.points import Place
 from rha.appliance.stream import Message, StreamState, decode, fold
 from rha.appliance.unsent import Unsent
-from rha.errors import NetworkError, StateError
+from rha.errors import NetworkError, RhaError, StateError
 from rha.journal import extents
 from rha.journal.segment import Journal
 from rha.report import Point
@@ -95,7 +95,11 @@ class Intake:
         # A new LSN: the one before it goes on to mean what the images are now.
         raw = frames.control(FrameType.REWIND, message, lsn=self.state.lsn + 8)
         header = frames.decode_header(raw[: frames.HEADER_BYTES])
-        self._journal.append([raw])
+        try:
+            self._journal.append([raw])
+        except RhaError:
+            self._images.history.pin(None)
+            raise
         self.state = fold(self.state, header, message)
         self.commit()
 

@@ -152,13 +152,25 @@ class PointView:
         self._refuse_if_lost()
         return content
 
-    def gather(self, pieces: Table) -> memoryview:
-        """The content of data pieces, one behind the other. Raises as `read`."""
-        ends = np.cumsum(pieces["length"], dtype=np.uint64)
-        content = memoryview(bytearray(int(ends[-1]) if len(ends) else 0))
-        self._blocks.gather(pieces, ends - pieces["length"], content)
+    @property
+    def is_in_the_clear(self) -> bool:
+        """None of the files that hold its content is encrypted: pieces can be read in any order."""
+        return self._blocks.is_in_the_clear
+
+    def gather(self, pieces: Table, buffer: memoryview) -> None:
+        """Fills the buffer with the content of data pieces, one behind the other, for whoever goes through all of them.
+        Where blocks are encrypted the order should be theirs. Raises as `read`."""
+        lengths = pieces["length"].astype("u8")
+        gather = self._blocks.read if self.is_in_the_clear else self._blocks.gather
+        gather(pieces, np.cumsum(lengths) - lengths, buffer)
         self._refuse_if_lost()
-        return content
+
+    def check(self) -> None:
+        """Reads all that the map needs of undo and journal. Raises StorageError when any of it is damaged."""
+        for disk in range(len(self.disk_bytes)):
+            pieces = self.pieces(disk)
+            for number in np.unique(pieces["block"][pieces["kind"] == DATA]).tolist():
+                self._blocks.check(number)
 
     def _refuse_if_lost(self) -> None:
         if self._lost:

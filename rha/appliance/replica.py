@@ -30,13 +30,13 @@ from rha.appliance.images import Images
 from rha.appliance.intake import SPOOL_BYTES, Intake
 from rha.appliance.pointkeeper import PointKeeper
 from rha.appliance.points import Place
-from rha.errors import RhaError, StateError
+from rha.errors import RhaError, StateError, StorageError
 from rha.image.storage_daemon import ImageSpec
 from rha.journal.keys import read_keyring
 from rha.journal.segment import Journal
 from rha.report import Point, Report
 from rha.scenario import Scenario
-from rha.units import show_seconds
+from rha.units import show_bytes, show_seconds
 from rha.wire.frames import Header
 from rha.wire.messages import Heartbeat, Hello, Welcome
 
@@ -227,9 +227,22 @@ class Replica:
         place = self.points.find(text)
         self.commit()
         self.wait_applied()
+        self._check_rewind(place)
         self._intake.rewind(place, by)
         self.wait_applied()
         return place
+
+    def _check_rewind(self, place: Place) -> None:
+        """Raises StorageError when it could not be done: once it is journalled nothing can be applied before it is."""
+        with contextlib.closing(self.points.view(place)) as view:
+            view.check()
+            needed = sum(length for disk in range(len(view.disk_bytes)) for _, length in view.changed(disk))
+        if needed > self._free():
+            raise StorageError(
+                "there is no room for a rewind",
+                cause=f"it overwrites up to {show_bytes(needed)}, which are kept; {show_bytes(self._free())} are free",
+                hint=f"df -h {self.folder}; make room, or look without changing anything: rha mount",
+            )
 
     # The images -----------------------------------------------------------------------------------------------
 

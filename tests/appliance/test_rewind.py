@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from one_replica import DISK_BYTES, opened
 from test_points import quick, replica, shown, synced
 
 from rha.appliance import pointview, rewinding
-from rha.errors import StateError
+from rha.errors import StateError, StorageError
 
 __all__ = ["quick", "replica"]
 
@@ -83,6 +84,28 @@ def test_killed_in_the_middle_it_is_done_at_the_next_start(
         view.close()
     finally:
         again.close()
+
+
+def test_refused_when_a_part_of_it_is_damaged(replica) -> None:
+    """Before anything is written, or the images could go neither back nor on."""
+    draw = random.Random(25)
+    master = synced(replica, draw)
+    wanted = master.lsn
+    master.churn(draw, 40)
+    master.settle()
+    oldest = replica._images.history.intervals[0].path
+    with oldest.open("r+b") as file:
+        file.seek(-100, os.SEEK_END)
+        byte = file.read(1)[0]
+        file.seek(-100, os.SEEK_END)
+        file.write(bytes([byte ^ 1]))
+    with pytest.raises(StorageError, match="damaged"):
+        replica.rewind(str(wanted), "somebody")
+    assert replica.why_not_consistent() is None
+    assert replica.read_image(0, 0, DISK_BYTES) == master.expected(master.lsn)
+    later = replica._images.history.intervals[1].head.start.lsn
+    replica.rewind(str(later), "somebody")
+    assert replica.read_image(0, 0, DISK_BYTES) == master.expected(later)
 
 
 def test_refused_while_the_master_is_connected(replica) -> None:

@@ -1,4 +1,4 @@
-/* rha_map and rha_undo_pack against byte arrays, with random overlapping pieces. Run by run.sh under ASan and UBSan. */
+/* rha_map, rha_undo_pack and rha_pieces_read against byte arrays, with random pieces. Run by run.sh under ASan and UBSan. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -96,6 +96,49 @@ static void check_pack(void) {
   free(data);
 }
 
+/* What is read from files is what the blocks hold there, whatever lies between two pieces; nothing else is touched. */
+static void check_read(void) {
+  enum { FILES = 2, BLOCKS = 3, FILE_BYTES = 200000, PIECES = 600, OUT = 1 << 20 };
+  static uint8_t content[FILES][FILE_BYTES], out[OUT], wanted[OUT];
+  static struct rha_piece pieces[PIECES];
+  static uint32_t which[PIECES];
+  static uint64_t to[PIECES];
+  struct rha_place places[FILES * BLOCKS];
+  FILE *file[FILES];
+  size_t count = 0, target = 0;
+
+  for (int f = 0; f < FILES; f++) {
+    for (size_t n = 0; n < FILE_BYTES; n++) content[f][n] = (uint8_t)draw(256);
+    CHECK((file[f] = tmpfile()) && fwrite(content[f], FILE_BYTES, 1, file[f]) == 1 && !fflush(file[f]));
+    for (uint32_t b = 0; b < BLOCKS; b++)
+      places[f * BLOCKS + b] = (struct rha_place){b * 60000 + draw(5000), 55000, fileno(file[f]), 0};
+  }
+  memset(out, 0, sizeof(out));
+  memset(wanted, 0, sizeof(wanted));
+  for (uint32_t b = 0; b < FILES * BLOCKS; b++)
+    for (uint32_t at = draw(2) ? draw(30000) : 0; count < PIECES; at += draw(3) ? 0 : draw(20000)) {
+      uint32_t length = 1 + draw(draw(2) ? 600 : 6000);
+      if (at + length > places[b].length) break;
+      target += draw(2) ? 0 : draw(50);
+      pieces[count] = (struct rha_piece){0, length, b, at, RHA_PIECE_DATA};
+      which[count] = b;
+      to[count++] = target;
+      memcpy(wanted + target, content[b / BLOCKS] + places[b].begin + at, length);
+      at += length;
+      target += length;
+    }
+  CHECK(target < OUT && !rha_pieces_read(pieces, count, which, to, places, out, OUT));
+  CHECK(!memcmp(out, wanted, OUT));
+  if (count) {
+    CHECK(rha_pieces_read(pieces, count, which, to, places, out, to[count - 1]) == -1);
+    places[which[0]].begin = FILE_BYTES - pieces[0].at - pieces[0].length + 1;
+    CHECK(rha_pieces_read(pieces, 1, which, to, places, out, OUT) == -1);
+    places[which[0]].length = pieces[0].at + pieces[0].length - 1;
+    CHECK(rha_pieces_read(pieces, 1, which, to, places, out, OUT) == -1);
+  }
+  for (int f = 0; f < FILES; f++) fclose(file[f]);
+}
+
 int main(int argc, char **argv) {
   unsigned rounds = argc > 1 ? (unsigned)atoi(argv[1]) : 300, begin = argc > 2 ? (unsigned)atoi(argv[2]) : 1;
 
@@ -103,6 +146,7 @@ int main(int argc, char **argv) {
     state = seed;
     check_map();
     check_pack();
+    check_read();
   }
   printf("pointmap: %u rounds\n", rounds);
   return 0;
