@@ -13,8 +13,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from bench import figures as f
+from bench.feed import PIECE, Feed, opened
 from bench.lab import MEMORY, sparse_device
-from bench.points import PIECE, Feed, opened
 from bench.process import MIB, resident_bytes
 from proof.lab import Lab, run, wait_for
 from rha.scenario import Duration, Size
@@ -123,7 +123,7 @@ def _of_writes(size: int) -> Row:
         feed.sync(DISK_MIB)
         _wait_points(feed)
         journal, undo = feed.replica.journal_end, feed.replica._images.history.size()
-        touched = feed.churn(CHURN_MIB, DISK_MIB * PIECE, size)
+        touched = len(feed.churn(CHURN_MIB, DISK_MIB * PIECE, size))
         intervals = feed.replica.points.list().intervals
         row: Row = {
             "name": f"random writes of {size >> 10} KiB",

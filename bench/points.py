@@ -1,129 +1,131 @@
-"""Points: what undo costs, and how soon one can be looked at. Prints figures.
+"""Points: how soon one can be looked at, and a rewind beside plain writing of the same places.
 
-Usage: bench/points.py [FOLDER [CHURN_MEGABYTES [DISK_MEGABYTES]]]. The disk is full of data first; then random 4 KiB
-writes go through the applier with undo, and the point before the first of them is opened.
+The disk is full of data first; then random writes of 4 KiB go through the applier with undo, as many bytes as the disk
+has. RHA_BENCH_POINTS_MIB says how many (10240 for the figure of the goal; four times that is needed on the disk).
 """
 
 from __future__ import annotations
 
 import os
 import random
-import struct
+import resource
 import subprocess
-import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from rha.appliance.config import Config
-from rha.appliance.replica import Replica
-from rha.scenario import Appliance, Disk, Scenario, to_plain
-from rha.wire import frames
-from rha.wire.frames import FrameType
-from rha.wire.messages import PROTOCOL, DiskHello, End, Hello, Mark
+from bench import figures as f
+from bench.feed import PIECE, SIZE, Feed, opened
+from bench.process import MIB
+from proof.lab import wait_for
+from rha.scenario import Size
 
-PIECE = 1 << 20
-SIZE = 4096
-
-
-class Feed:
-    """Gives a replica its frames."""
-
-    def __init__(self, replica: Replica) -> None:
-        self.replica, self.lsn = replica, 8
-
-    def say(self, kind: FrameType, message: object) -> None:
-        self._take(frames.control(kind, message, lsn=self.lsn))
-
-    def data(self, kind: FrameType, payload: bytes, **fields: int) -> None:
-        self._take(frames.encode(kind, payload, lsn=self.lsn, time_ns=time.time_ns(), **fields) + payload)
-        self.lsn += len(payload) if kind is FrameType.RECORDS else 0
-
-    def _take(self, raw: bytes) -> None:
-        self.replica.take(frames.decode_header(raw[: frames.HEADER_BYTES]), memoryview(raw)[frames.HEADER_BYTES :])
-
-    def settle(self) -> None:
-        self.replica.commit()
-        self.replica.wait_applied()
-
-    def sync(self, megabytes: int) -> None:
-        """Fills the disk."""
-        self.say(FrameType.MARK, Mark(epoch=1, disks=[0], method="full"))
-        for number in range(megabytes):
-            self.data(FrameType.RESYNC, os.urandom(PIECE), offset=number * PIECE)
-            if number % 64 == 0:
-                self.replica.commit()
-        self.say(FrameType.END, End(epoch=1, disks=[0], lsn=self.lsn))
-        self.settle()
-
-    def churn(self, megabytes: int, disk_bytes: int, size: int = SIZE) -> int:
-        """Random writes; returns how many places were touched."""
-        touched = set()
-        payload = os.urandom(size)
-        for number in range(megabytes):
-            run = []
-            for _ in range(PIECE // size):
-                place = random.randrange(disk_bytes // size)
-                touched.add(place)
-                run.append(struct.pack("<IIQIHBBQ", 24 + size, 0, place * size // 512, size, 0, 1, 0, 1) + payload)
-            self.data(FrameType.RECORDS, b"".join(run))
-            if number % 16 == 0:
-                self.replica.commit()
-        self.settle()
-        return len(touched)
+Row = dict[str, object]
+MEGABYTES = int(os.environ.get("RHA_BENCH_POINTS_MIB", "1536"))
+UNLIMITED = Size(1 << 42)
+READS = 5000
 
 
-def opened(folder: Path, disk_bytes: int, **limits: Any) -> Feed:
-    config = Config(store=str(folder), ca="/x", certificate="/x", key="/x", **limits)
-    feed = Feed(Replica(folder / "bench", config))
-    appliance = Appliance(address="127.0.0.1:1", ca="/x", certificate="/x", key="/x")
-    scenario = Scenario(name="bench", disk=[Disk(name="d0", device="/dev/d0")], appliance=appliance)
-    hello = Hello(
-        protocol=PROTOCOL,
-        version="bench",
-        scenario=to_plain(scenario),
-        host="bench",
-        generation="b" * 32,
-        first_lsn=8,
-        disks=[DiskHello(name="d0", bytes=disk_bytes)],
-    )
-    feed.replica.welcome(hello, frames.control(FrameType.HELLO, hello, lsn=8), "bench")
-    return feed
+class Took(NamedTuple):
+    """Seconds, and of the processors in this process; the storage daemon's come to nothing here."""
+
+    seconds: float
+    cpu_seconds: float
 
 
-def measure(folder: Path, churn: int, disk: int) -> None:
-    feed = opened(folder, disk * PIECE)
-    feed.sync(disk)
-    while not feed.replica.points.list().intervals:
-        time.sleep(0.05)
-    begin = time.perf_counter()
-    before, touched = feed.lsn, feed.churn(churn, disk * PIECE)
-    seconds = time.perf_counter() - begin
-    listing = feed.replica.points.list()
-    undo = feed.replica._images.history.size()
-    print(f"churn {churn} MiB of 4 KiB with undo   {churn * PIECE / 1e6 / seconds:7.0f} MB/s")
-    print(f"undo {undo / PIECE:.0f} MiB in {listing.intervals} intervals, touched {touched * SIZE / PIECE:.0f} MiB")
-    begin = time.perf_counter()
-    point = feed.replica.points.open(str(before))
-    print(f"point before it, overlay ready          {time.perf_counter() - begin:7.2f} s")
-    command = ["qemu-img", "bench", "-f", "qcow2", "-c", "5000", "-s", "65536", "-S", "65536", "-U", "-d", "8"]
-    begin = time.perf_counter()
-    subprocess.run([*command, str(point.overlays()[0].path)], check=True, capture_output=True)
-    print(f"reading 64 KiB pieces of it             {5000 * 65536 / 1e6 / (time.perf_counter() - begin):7.0f} MB/s")
-    feed.replica.points.close(point.name)
-    begin = time.perf_counter()
-    feed.replica.rewind(str(before), "bench")
-    print(f"rewind                                  {time.perf_counter() - begin:7.2f} s")
-    feed.replica.close()
+def measure() -> list[Row]:
+    """Rows as tables.rows shows them."""
+    with tempfile.TemporaryDirectory(prefix="rha-bench-") as name:
+        folder = Path(name)
+        feed = opened(folder, MEGABYTES * PIECE, window_bytes=UNLIMITED, reserve=Size(0))
+        feed.sync(MEGABYTES)
+        wait_for(lambda: feed.replica.points.list().intervals, 60)
+        before = feed.lsn
+        places: list[int] = []
+        churn = _took(lambda: places.extend(feed.churn(MEGABYTES, MEGABYTES * PIECE)))
+        listing = feed.replica.points.list()
+        rows: list[Row] = [
+            {
+                "name": f"{MEGABYTES} MiB of random 4 KiB over a full disk of {MEGABYTES} MiB, with undo",
+                "load": f.load(),
+                "MBps": round(MEGABYTES * PIECE / 1e6 / churn.seconds),
+                "touched_MiB": round(len(places) * SIZE / MIB),
+                "intervals": listing.intervals,
+            },
+            _look(feed, before),
+            *_rewinds(feed, before, places, folder / "plain"),
+        ]
+        feed.replica.close()
+        return rows
 
 
-def main() -> None:
-    base = Path(sys.argv[1]) if len(sys.argv) > 1 else None
-    churn, disk = (int(sys.argv[n]) if len(sys.argv) > n else default for n, default in ((2, 2048), (3, 2048)))
-    with tempfile.TemporaryDirectory(dir=base) as folder:
-        measure(Path(folder), churn, disk)
+def _took(act: Callable[[], object]) -> Took:
+    """What was written before is on the disk: nobody pays for others."""
+    os.sync()
+    begun, cpu = time.perf_counter(), time.process_time()
+    act()
+    return Took(round(time.perf_counter() - begun, 2), round(time.process_time() - cpu, 2))
 
 
-if __name__ == "__main__":
-    main()
+def _look(feed: Feed, lsn: int) -> Row:
+    """The point before all writes, with its overlays, as a substitute would be started from it."""
+    peak, points = _peak_bytes(), feed.replica.points
+    took = _took(lambda: points.open(str(lsn)))
+    row: Row = {
+        "name": "the point before all of that",
+        "load": f.load(),
+        "overlay_ready": took._asdict(),
+        "more_memory_at_the_peak_MiB": round((_peak_bytes() - peak) / MIB),
+    }
+    overlay = points.opened("1").overlays()[0].path
+    words = ["qemu-img", "bench", "-f", "qcow2", "-c", str(READS), "-s", "65536", "-S", "65536", "-U", "-d", "8"]
+    read = _took(lambda: subprocess.run([*words, str(overlay)], check=True, capture_output=True))
+    points.close("1")
+    return row | {"read_64KiB_MBps": round(READS * 65536 / 1e6 / read.seconds)}
+
+
+def _peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+
+
+def _rewinds(feed: Feed, before: int, places: Sequence[int], file: Path) -> list[Row]:
+    """There and back, each beside plain writing of 4 KiB to the same places of a file of that size, in the order of the
+    disk and in any order, synced."""
+    back, size = feed.lsn, len(places) * SIZE
+    shuffled = random.sample(places, len(places))
+    rows: list[Row] = []
+    for what, lsn in (("rewind", before), ("the rewind rewound", back)):
+        plain = [_plain(file, order) for order in (places, shuffled)]
+        peak = _peak_bytes()
+        took = _took(lambda lsn=lsn: feed.replica.rewind(str(lsn), "bench"))
+        rows.append(
+            {
+                "name": f"{what}, {round(size / MIB)} MiB",
+                "load": f.load(),
+                "rewind": took._asdict() | {"MBps": round(size / 1e6 / took.seconds)},
+                "plain_ascending": plain[0]._asdict() | {"MBps": round(size / 1e6 / plain[0].seconds)},
+                "plain_at_random": plain[1]._asdict() | {"MBps": round(size / 1e6 / plain[1].seconds)},
+                "more_memory_at_the_peak_MiB": round((_peak_bytes() - peak) / MIB),
+            }
+        )
+    return rows
+
+
+def _plain(file: Path, places: Sequence[int]) -> Took:
+    content, part = os.urandom(PIECE), os.urandom(SIZE)
+    with file.open("wb") as written:
+        for _ in range(MEGABYTES):
+            written.write(content)
+
+    def write() -> None:
+        fd = os.open(file, os.O_WRONLY)
+        for place in places:
+            os.pwrite(fd, part, place)
+        os.fdatasync(fd)
+        os.close(fd)
+
+    took = _took(write)
+    file.unlink()
+    return took
