@@ -45,7 +45,8 @@ def listing(answer: dict[str, Any]) -> Iterator[str]:
         yield f"  bookmark {mark['name']}: {bookmark(mark)}"
     for point in answer["open"]:
         mounts = f", mounted on {', '.join(point['mounts'])}" if point["mounts"] else ""
-        yield f"  open point {point['name']}: {shown(point)}{mounts}"
+        lost = f"; CANNOT BE READ any more: {point['why_lost']}" if point.get("why_lost") else ""
+        yield f"  open point {point['name']}: {shown(point)}{mounts}{lost}"
     for one in answer.get("kept", []):
         what = f"CANNOT BE READ: {one['why_lost']}" if one["why_lost"] else show_bytes(one["bytes"])
         yield f"  kept {one['name']}: what a substitute wrote behind {place(one['lsn'], one['time'])}, {what}"

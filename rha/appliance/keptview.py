@@ -69,6 +69,15 @@ class KeptView:
                 yield count, is_zero
                 begin += count
 
+    def removed_bytes(self) -> int:
+        """As of the point below."""
+        return self._point.removed_bytes()
+
+    @property
+    def why_lost(self) -> str:
+        """Why what lies below cannot be read any more; empty: it can."""
+        return self._point.why_lost
+
     def close(self) -> None:
         """No reading afterwards."""
         self._stack.close()

@@ -3,6 +3,7 @@ whole, the last ones kept."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections import OrderedDict
@@ -101,8 +102,8 @@ class Blocks:
             return not any(file.seal.extra_bytes for file in self._files.values())
 
     def read(self, pieces: Table, to: Any, out: memoryview) -> None:
-        """As `gather`, for whoever goes through all pieces in the order of a disk and meets each block many times: it is
-        read as a whole and checked once, then no more of it than is wanted. Raises StorageError."""
+        """As `gather`, for whoever goes through all pieces in the order of a disk and meets each block many times: it
+        is read as a whole and checked once, then no more of it than is wanted. Raises StorageError."""
         order = np.lexsort((pieces["at"], pieces["block"]))
         pieces = pieces[order]
         numbers, which = np.unique(pieces["block"], return_inverse=True)
@@ -141,6 +142,22 @@ class Blocks:
         )
         if error:
             raise StorageError("the point is damaged", cause="a block is shorter than it was")
+
+    def removed_bytes(self) -> int:
+        """Of files that are kept for this alone: they have no name any more."""
+        with self._lock:
+            states = [os.fstat(file.file) for file in self._files.values()]
+        return sum(state.st_blocks * 512 for state in states if not state.st_nlink)
+
+    def lose(self) -> None:
+        """Nothing can be read any more, and no space is held. Others may be reading: a descriptor in use must not
+        become another file's, so it stays one, of nothing."""
+        with self._lock, contextlib.suppress(OSError):
+            self._cache.clear()
+            nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+            for file in self._files.values():
+                os.dup2(nothing, file.file, inheritable=False)
+            os.close(nothing)
 
     def close(self) -> None:
         with self._lock:

@@ -25,12 +25,13 @@ from rha.appliance.mounting import Mounted, RawFiles, sweep, why_hidden
 from rha.appliance.points import Bookmark, Place, Wanted
 from rha.appliance.pointview import PointView
 from rha.appliance.spans import Span, spans
-from rha.errors import HostError, RhaError, StateError
+from rha.errors import HostError, RhaError, StateError, StorageError
 from rha.image import formats
 from rha.image.nbd_server import NbdServer
 from rha.image.storage_daemon import ImageSpec
 from rha.journal.segment import Journal
 from rha.report import Point, Window
+from rha.units import show_bytes
 
 
 class Listing(msgspec.Struct, kw_only=True):
@@ -54,7 +55,8 @@ class Listing(msgspec.Struct, kw_only=True):
 
 class Opened(msgspec.Struct, kw_only=True):
     """An open point. `socket`: NBD, an export for each disk; `overlays`: by disk; `mounts`: directories. `kept`: the
-    name of what a substitute wrote behind it, which is shown with it; empty: it is the point alone."""
+    name of what a substitute wrote behind it, which is shown with it; empty: it is the point alone. `why_lost`: why it
+    cannot be read any more, and is best closed; empty: it can."""
 
     name: str
     lsn: int
@@ -64,6 +66,7 @@ class Opened(msgspec.Struct, kw_only=True):
     overlays: dict[str, str]
     mounts: list[str] = []
     kept: str = ""
+    why_lost: str = ""
 
 
 View = PointView | KeptView
@@ -91,10 +94,14 @@ class OpenPoint:
         self.name, self.view, self.folder, self.disks = name, view, folder, list(disks)
         self.kept, self.since = kept, time.time()
         self._shown: RawFiles | None = None
-        folder.mkdir(parents=True, mode=0o700)
+        catalog.make_folder(folder)
         self._server = NbdServer(folder / "nbd.sock", {disk: _Disk(view, n) for n, disk in enumerate(disks)})
         try:
-            self._server.start()
+            try:
+                self._server.start()
+            except OSError as error:
+                cause = f"{self._server.path}: {error.strerror or error}"
+                raise StorageError("a point cannot be served", cause=cause, hint=f"df -h {folder}") from error
             for spec in self.overlays():
                 formats.overlay_on_nbd(spec.path, self._server.path, spec.name)
         except BaseException:
@@ -115,6 +122,7 @@ class OpenPoint:
             overlays={spec.name: str(spec.path) for spec in self.overlays()},
             mounts=self._shown.directories if self._shown else [],
             kept=self.kept,
+            why_lost=self.view.why_lost,
         )
 
     def mount(self, target: Path) -> None:
@@ -312,6 +320,18 @@ class PointKeeper:
         self.opened(name).close()
         with self._lock:
             self._open.pop(name, None)
+
+    def alarms(self) -> Sequence[str]:
+        """What a person who looks at a point should know."""
+        found = []
+        for point in [*self._open.values()]:
+            if why := point.view.why_lost:
+                found.append(f"open point {point.name} cannot be read any more: {why}")
+            elif held := point.view.removed_bytes():
+                found.append(
+                    f"open point {point.name} holds {show_bytes(held)} that have left the window: close it soon"
+                )
+        return found
 
     def close_all(self) -> None:
         """Whoever still uses a mounted file system sees it vanish."""

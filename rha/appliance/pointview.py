@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -41,6 +41,7 @@ READ_BYTES = 1 << 20
 SECTOR = 512
 DATA: int = lib.RHA_PIECE_DATA
 ZEROS: int = lib.RHA_PIECE_ZEROS
+Gather = Callable[[Table, Any, memoryview], None]
 
 
 class Base(Protocol):
@@ -132,8 +133,18 @@ class PointView:
             self._settle()
 
     def lose(self, why: str) -> None:
-        """The map cannot be kept right any more."""
+        """The map cannot be kept right any more; the files that it needs are let go of, and their space with them."""
         self._lost = why or "its undo is gone"
+        self._blocks.lose()
+
+    def removed_bytes(self) -> int:
+        """Disk space that only this view still takes: what it needs has left the window."""
+        return self._blocks.removed_bytes()
+
+    @property
+    def why_lost(self) -> str:
+        """Why it cannot be read any more; empty: it can."""
+        return self._lost
 
     # Reading --------------------------------------------------------------------------------------------------
 
@@ -148,8 +159,7 @@ class PointView:
         for at, count in zip((holes["offset"] - np.uint64(offset)).tolist(), holes["length"].tolist(), strict=True):
             content[at : at + count] = bytes(count)
         pieces = pieces[pieces["kind"] == DATA]
-        self._blocks.gather(pieces, pieces["offset"] - np.uint64(offset), content)
-        self._refuse_if_lost()
+        self._fill(self._blocks.gather, pieces, pieces["offset"] - np.uint64(offset), content)
         return content
 
     @property
@@ -161,9 +171,14 @@ class PointView:
         """Fills the buffer with the content of data pieces, one behind the other, for whoever goes through all of them.
         Where blocks are encrypted the order should be theirs. Raises as `read`."""
         lengths = pieces["length"].astype("u8")
-        gather = self._blocks.read if self.is_in_the_clear else self._blocks.gather
-        gather(pieces, np.cumsum(lengths) - lengths, buffer)
-        self._refuse_if_lost()
+        how = self._blocks.read if self.is_in_the_clear else self._blocks.gather
+        self._fill(how, pieces, np.cumsum(lengths) - lengths, buffer)
+
+    def _fill(self, how: Gather, pieces: Table, to: Any, buffer: memoryview) -> None:
+        try:
+            how(pieces, to, buffer)
+        finally:  # what is lost looks damaged
+            self._refuse_if_lost()
 
     def check(self) -> None:
         """Reads all that the map needs of undo and journal. Raises StorageError when any of it is damaged."""

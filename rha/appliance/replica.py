@@ -364,7 +364,8 @@ class Replica:
             why, failure = self.why_not_consistent(), self.failure()
             alarms = [f"applying failed, and is tried again: {failure}"] if failure else []
             alarms += [stuck] if (stuck := self.why_stuck()) else []
-            alarms += [*self._images.history.alarms(self._free()), *self.points.kept.alarms(self.points.window())]
+            alarms += [*self._images.history.alarms(self._free()), *self.points.alarms()]
+            alarms += self.points.kept.alarms(self.points.window())
             return Report(
                 role="appliance",
                 scenario=self.name,

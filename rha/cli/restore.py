@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -42,10 +43,19 @@ def command(scenario: str, file: Path, target: Path, at: str) -> None:
             check=False,
         )
         if copied.returncode:
+            _remove(target)
             raise StorageError(
                 f"{file} could not be copied", cause=copied.stderr.strip(), hint=f"df -h {target.parent}"
             )
     click.echo(f"{target} is {file} at {pointsview.shown(point)}")
+
+
+def _remove(target: Path) -> None:
+    """A part of what was wanted is worse than nothing: it looks like all of it."""
+    if target.is_dir() and not target.is_symlink():
+        shutil.rmtree(target, ignore_errors=True)
+    else:
+        target.unlink(missing_ok=True)
 
 
 def _source(folder: Path, file: str, file_systems: int) -> Path:
