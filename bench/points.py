@@ -12,7 +12,7 @@ import resource
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,27 +90,23 @@ def _peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
-def _rewinds(feed: Feed, before: int, places: Sequence[int], file: Path) -> list[Row]:
+def _rewinds(feed: Feed, before: int, places: Sequence[int], file: Path) -> Iterator[Row]:
     """There and back, each beside plain writing of 4 KiB to the same places of a file of that size, in the order of the
     disk and in any order, synced."""
     back, size = feed.lsn, len(places) * SIZE
     shuffled = random.sample(places, len(places))
-    rows: list[Row] = []
     for what, lsn in (("rewind", before), ("the rewind rewound", back)):
         plain = [_plain(file, order) for order in (places, shuffled)]
         peak = _peak_bytes()
         took = _took(lambda lsn=lsn: feed.replica.rewind(str(lsn), "bench"))
-        rows.append(
-            {
-                "name": f"{what}, {round(size / MIB)} MiB",
-                "load": f.load(),
-                "rewind": took._asdict() | {"MBps": round(size / 1e6 / took.seconds)},
-                "plain_ascending": plain[0]._asdict() | {"MBps": round(size / 1e6 / plain[0].seconds)},
-                "plain_at_random": plain[1]._asdict() | {"MBps": round(size / 1e6 / plain[1].seconds)},
-                "more_memory_at_the_peak_MiB": round((_peak_bytes() - peak) / MIB),
-            }
-        )
-    return rows
+        yield {
+            "name": f"{what}, {round(size / MIB)} MiB",
+            "load": f.load(),
+            "rewind": took._asdict() | {"MBps": round(size / 1e6 / took.seconds)},
+            "plain_ascending": plain[0]._asdict() | {"MBps": round(size / 1e6 / plain[0].seconds)},
+            "plain_at_random": plain[1]._asdict() | {"MBps": round(size / 1e6 / plain[1].seconds)},
+            "more_memory_at_the_peak_MiB": round((_peak_bytes() - peak) / MIB),
+        }
 
 
 def _plain(file: Path, places: Sequence[int]) -> Took:

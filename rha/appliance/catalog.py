@@ -3,12 +3,12 @@ there."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
+from rha import durable
 from rha.appliance.stream import StreamState
 from rha.decoding import from_json
 from rha.errors import StorageError
@@ -21,18 +21,8 @@ _STREAM, _SCENARIO = "stream.json", "scenario.json"
 
 def save(path: Path, value: Any) -> None:
     """Replaces a JSON file, durably. Raises StorageError."""
-    draft = path.with_name(path.name + ".new")
     try:
-        with draft.open("wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(value), indent=1))
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        durable.replace(path, msgspec.json.format(msgspec.json.encode(value), indent=1))
     except OSError as error:
         raise StorageError(f"{path} cannot be written", cause=str(error), hint=f"df -h {path.parent}") from error
 

@@ -6,11 +6,11 @@ file says, after a good stop, that they hold nothing more; it goes before anythi
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import msgspec
 
+from rha import durable
 from rha.decoding import from_json
 from rha.errors import StorageError
 
@@ -26,14 +26,8 @@ class Checkpoint(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
     """Replaces the file; after a crash either the old or the new content is there. Raises StorageError."""
-    draft = path.with_name(path.name + ".new")
     try:
-        with draft.open("wb") as file:
-            file.write(msgspec.json.encode(checkpoint))
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-        _sync_folder(path.parent)
+        durable.replace(path, msgspec.json.encode(checkpoint))
     except OSError as error:
         raise StorageError(f"checkpoint {path} cannot be written", cause=str(error), hint="df -h") from error
 
@@ -69,7 +63,7 @@ def forget_exact(path: Path) -> None:
     """The images are written to from now on. Raises StorageError."""
     try:
         _exact(path).unlink()
-        _sync_folder(path.parent)
+        durable.sync_folder(path.parent)
     except FileNotFoundError:
         return
     except OSError as error:
@@ -80,11 +74,3 @@ def forget_exact(path: Path) -> None:
 
 def _exact(path: Path) -> Path:
     return path.with_suffix(".exact")
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -13,7 +13,6 @@ that (`on_base`) until the next sync lays overlays over them again.
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from pathlib import Path
 import msgspec
 
 from rha.appliance import catalog
+from rha.durable import sync_file, sync_folder
 from rha.errors import StorageError
 from rha.image import formats
 from rha.image.storage_daemon import ImageSpec
@@ -67,14 +67,14 @@ def merge(folder: Path, bases: Sequence[ImageSpec]) -> None:
     """Writes the overlays into their closed bases and ends the guard. May be repeated. Raises StorageError."""
     for spec in bases:
         _commit(overlay_of(spec).path)
-        _sync(spec.path)
+        sync_file(spec.path)
     end(folder, bases)
 
 
 def end(folder: Path, bases: Sequence[ImageSpec]) -> None:
     """Ends the guard: the bases hold everything. Raises StorageError."""
     (folder / _FILE).unlink(missing_ok=True)
-    _sync(folder)
+    sync_folder(folder)
     _remove_overlays(bases)
 
 
@@ -101,11 +101,3 @@ def _commit(overlay: Path) -> None:
             cause=done.stderr.strip() or f"qemu-img ended with {done.returncode}",
             hint=f"df -h {overlay.parent}; the chain stays usable, the merge is tried again",
         )
-
-
-def _sync(path: Path) -> None:
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)

@@ -18,6 +18,7 @@ import msgspec
 from rha import hashing
 from rha.appliance import catalog
 from rha.appliance.stream import DiskState, StreamState
+from rha.durable import sync_folder
 from rha.errors import StateError, StorageError
 from rha.image import formats
 from rha.image.client import ImageWriter
@@ -162,11 +163,7 @@ def put_in_place(staging: Path, folder: Path) -> None:
         if folder.exists():
             folder.rename(aside)
         staging.rename(folder)
-        store = os.open(folder.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(store)
-        finally:
-            os.close(store)
+        sync_folder(folder.parent)
         shutil.rmtree(aside, ignore_errors=True)
     except OSError as error:
         raise StorageError(

@@ -13,7 +13,6 @@ that they are the substitute's, behind it they are kept.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ import msgspec
 from rha.appliance import catalog
 from rha.appliance.images import Images
 from rha.appliance.points import Place
+from rha.durable import sync_file, sync_folder
 from rha.errors import RhaError, StateError, StorageError
 from rha.image.storage_daemon import ImageSpec
 from rha.report import KeptReport, Point, Window
@@ -147,10 +147,10 @@ class Kept:
         catalog.save(overlays / FILE, one)
         try:
             for disk in one.disks:
-                _flush(overlays / f"{disk}.qcow2")
+                sync_file(overlays / f"{disk}.qcow2")
             overlays.rename(self.folder / one.name)
             for folder in (self.folder, self.folder.parent):
-                _sync(folder)
+                sync_folder(folder)
         except OSError as error:
             (overlays / FILE).unlink(missing_ok=True)
             cause = error.strerror or str(error)
@@ -210,15 +210,3 @@ class Kept:
             names, scenario = ", ".join(one.name for one in self.sets), self.folder.parent.name
             found.append(f"more points than window_bytes are held for {names}: rha kept {scenario} --drop NAME")
         return found
-
-
-def _sync(folder: Path) -> None:
-    _flush(folder)
-
-
-def _flush(path: Path) -> None:
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rha import hashing
+from rha.durable import sync_folder
 from rha.errors import StorageError
 
 MAGIC, VERSION = b"RHASPOOL", 1
@@ -220,11 +221,7 @@ def _prepare(path: Path, file: int, size: int, head: bytes) -> None:
     os.ftruncate(file, size)
     _pwrite(file, memoryview(head), 0)
     os.fsync(file)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
 
 
 def _head(capacity: int, entries: int) -> bytes:

@@ -24,6 +24,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from rha.decoding import from_json
+from rha.durable import sync_folder
 from rha.errors import RhaError, StateError, StorageError
 from rha.scenario import decode_unit, encode_unit
 from rha.units import show_seconds
@@ -116,7 +117,7 @@ class Memory:
         """All is as before."""
         self.path.unlink(missing_ok=True)
         with contextlib.suppress(FileNotFoundError):
-            _sync_folder(self.path.parent)
+            sync_folder(self.path.parent)
 
 
 class Redirection(ABC):
@@ -164,14 +165,6 @@ def write_durably(path: Path, content: bytes, mode: int = 0o600) -> None:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise StorageError(f"{path} cannot be written", cause=str(error), hint=f"df -h {path.parent}") from error
-
-
-def _sync_folder(path: Path) -> None:
-    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -229,7 +229,7 @@ def test_without_a_point_or_room_it_is_refused_and_the_substitute_stays(
 
 MOMENTS = (
     "pathlib.Path.rename",
-    "rha.appliance.kept._sync",
+    "rha.appliance.kept.sync_folder",
     "rha.switch.failover.remove_overlays",
     "rha.switch.failover.redirect.revert",
 )
