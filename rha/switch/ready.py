@@ -15,6 +15,8 @@ from rha.watch.base import NoAnswer
 
 POLL_SECONDS = 0.2
 CONSOLE_LINES = 3
+# QEMU stops a guest whose write finds no room, instead of failing it.
+_WHY_PAUSED = "virsh domstate --reason {name}; an I/O error is a full disk below its overlays: df -h"
 
 
 def forward_of(check: Check, network: Network) -> Forward | None:
@@ -39,7 +41,8 @@ def wait_ready(check: Check, vm: VmHost, name: str, network: Network, limit: flo
     while (seconds := time.monotonic() - begun) < limit:
         state = vm.state(name)
         if state != DomainState.RUNNING:
-            raise VmError(f"domain {name} is {state} before it served", cause=last_words(vm, name))
+            hint = _WHY_PAUSED.format(name=name) if state == DomainState.PAUSED else ""
+            raise VmError(f"domain {name} is {state} before it served", cause=last_words(vm, name), hint=hint)
         try:
             if forward:
                 ask_through(forward, check.timeout, vm, name)
