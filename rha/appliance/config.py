@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from rha import program, schema
-from rha.appliance.history import Limits
+from rha.appliance.window import Limits
 from rha.control import local
 from rha.journal.keys import CREDENTIAL
 from rha.scenario import Duration, Name, Size

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from rha.appliance import catalog
-from rha.appliance.history import free_bytes
 from rha.appliance.kept import FILE as KEPT_FILE
 from rha.appliance.kept import KeptSet
 from rha.appliance.parted import Parted
 from rha.appliance.replica import Replica
+from rha.appliance.window import free_bytes
 from rha.errors import RhaError, StateError, StorageError
 from rha.switch.failover import discard_substitute
 from rha.switch.progress import Progress

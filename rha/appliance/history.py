@@ -4,8 +4,8 @@ An interval begins at a checkpoint, so redo after a crash never begins before th
 knows what was touched, and what is touched for the first time by redo still has its old content. None begins within
 redo: the images hold there what comes later already, and that would be kept as old.
 
-The window is cut at its old end when it is longer than wanted, larger than its quota, or when the store's disk runs
-full. What was acknowledged is never touched by that: it is in the images, or in the journal above the checkpoint.
+When the window is cut (window.py), what was acknowledged is never touched: it is in the images, or in the journal above
+the checkpoint.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
-import os
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -25,56 +24,20 @@ from rha.appliance.checkpoint import Checkpoint
 from rha.appliance.stream import StreamState
 from rha.appliance.undo import Block, Head
 from rha.appliance.undowriter import Reader, UndoFile
+from rha.appliance.window import Limits, Usage, alarms_of, cut, free_bytes
 from rha.errors import RhaError, StorageError
 from rha.journal.extents import Table
 from rha.journal.folder import MARK_NAME, DurableMark
 from rha.journal.sealing import PLAIN_ONLY, Keyring
-from rha.units import show_bytes
 
 INTERVAL_BYTES = 512 << 20  # of journal: what is replayed forward to show a point is at most this
 INTERVAL_SECONDS = 600.0
 FULL_WHY = "the store's disk is full"
 
 
-class Limits(NamedTuple):
-    """`seconds` and `bytes` (undo and its journal) of the window; `reserve`: bytes that stay free on the store's disk,
-    and if all undo must go for it."""
-
-    seconds: float
-    bytes: int
-    reserve: int
-
-
 class Interval(NamedTuple):
     path: Path
     head: Head
-
-
-class Usage(NamedTuple):
-    """What the cut is decided from. `ages`: seconds since each interval ended, oldest first; `sizes`: bytes of undo and
-    journal that go with it. The last interval is not among them: it is being written."""
-
-    ages: Sequence[float]
-    sizes: Sequence[int]
-    last_size: int
-    free: int
-
-
-def cut(usage: Usage, limits: Limits) -> tuple[int, str]:
-    """How many of the oldest intervals must go, and why: "" when only because they are old enough. Pure."""
-    count, why = 0, ""
-    total, free = sum(usage.sizes) + usage.last_size, usage.free
-    for age, size in zip(usage.ages, usage.sizes, strict=True):
-        if age > limits.seconds:
-            pass
-        elif total > limits.bytes:
-            why = "its quota of bytes is used up"
-        elif free < limits.reserve:
-            why = "the store's disk is nearly full"
-        else:
-            break
-        count, total, free = count + 1, total - size, free + size
-    return count, why
 
 
 class Watcher(Protocol):
@@ -385,11 +348,7 @@ class History:
             found.append(f"older points were lost: {self.lost_why}")
         if self.cut_why:
             found.append(f"the window of points is shorter than wanted: {self.cut_why}")
-        if free < self.limits.reserve // 2:
-            found.append(f"the store's disk is full ({show_bytes(free)} left): nothing is received until there is room")
-        elif free < 2 * self.limits.reserve:
-            found.append(f"the store's disk is nearly full: {show_bytes(free)} left")
-        return found
+        return found + alarms_of(free, self.limits.reserve)
 
     # Points ---------------------------------------------------------------------------------------------------
 
@@ -431,9 +390,3 @@ class History:
 def _is_full(error: RhaError) -> bool:
     cause = error.__cause__
     return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
-
-
-def free_bytes(folder: Path) -> int:
-    """What an ordinary program may still write there."""
-    found = os.statvfs(folder)
-    return found.f_bavail * found.f_frsize

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -41,7 +41,6 @@ READ_BYTES = 1 << 20
 SECTOR = 512
 DATA: int = lib.RHA_PIECE_DATA
 ZEROS: int = lib.RHA_PIECE_ZEROS
-Gather = Callable[[Table, Any, memoryview], None]
 
 
 class Base(Protocol):
@@ -159,7 +158,7 @@ class PointView:
         for at, count in zip((holes["offset"] - np.uint64(offset)).tolist(), holes["length"].tolist(), strict=True):
             content[at : at + count] = bytes(count)
         pieces = pieces[pieces["kind"] == DATA]
-        self._fill(self._blocks.gather, pieces, pieces["offset"] - np.uint64(offset), content)
+        self._fill(pieces, pieces["offset"] - np.uint64(offset), content)
         return content
 
     @property
@@ -171,12 +170,11 @@ class PointView:
         """Fills the buffer with the content of data pieces, one behind the other, for whoever goes through all of them.
         Where blocks are encrypted the order should be theirs. Raises as `read`."""
         lengths = pieces["length"].astype("u8")
-        how = self._blocks.read if self.is_in_the_clear else self._blocks.gather
-        self._fill(how, pieces, np.cumsum(lengths) - lengths, buffer)
+        self._fill(pieces, np.cumsum(lengths) - lengths, buffer)
 
-    def _fill(self, how: Gather, pieces: Table, to: Any, buffer: memoryview) -> None:
+    def _fill(self, pieces: Table, to: Any, buffer: memoryview) -> None:
         try:
-            how(pieces, to, buffer)
+            self._blocks.gather(pieces, to, buffer)
         finally:  # what is lost looks damaged
             self._refuse_if_lost()
 

@@ -25,11 +25,11 @@ from pathlib import Path
 
 from rha.appliance import catalog
 from rha.appliance.config import Config
-from rha.appliance.history import Limits, free_bytes
 from rha.appliance.images import Images
 from rha.appliance.intake import SPOOL_BYTES, Intake
 from rha.appliance.pointkeeper import PointKeeper
 from rha.appliance.points import Place
+from rha.appliance.window import Limits, free_bytes
 from rha.errors import RhaError, StateError, StorageError
 from rha.image.storage_daemon import ImageSpec
 from rha.journal.keys import read_keyring

@@ -11,9 +11,10 @@ from stream import WRITE, record
 from test_points import Told, quick, shown, synced
 
 from rha.appliance.checkpoint import Checkpoint
-from rha.appliance.history import History, Limits
+from rha.appliance.history import History
 from rha.appliance.replica import Replica
 from rha.appliance.stream import StreamState
+from rha.appliance.window import Limits
 from rha.journal.sealing import KeyMissing
 from rha.wire.frames import FrameType
 

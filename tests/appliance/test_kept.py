@@ -15,11 +15,11 @@ from test_points import quick, replica, synced
 from test_warden import Site, raw
 
 from rha.appliance import discarding
-from rha.appliance.history import Limits
 from rha.appliance.kept import FILE
 from rha.appliance.keptview import Pieces
 from rha.appliance.replica import Replica
 from rha.appliance.split_verbs import SplitVerbs
+from rha.appliance.window import Limits
 from rha.errors import StateError, StorageError
 from rha.image.convert import convert
 from rha.scenario import Vm

@@ -13,8 +13,8 @@ from stream import WRITE, record
 from test_points import quick, replica, shown, synced
 
 from rha.appliance import undo, undowriter
-from rha.appliance.history import Limits, Usage, cut
 from rha.appliance.spans import Change, spans
+from rha.appliance.window import Limits, Usage, cut
 from rha.wire.frames import FrameType
 
 __all__ = ["quick", "replica"]

@@ -9,11 +9,12 @@ import msgspec
 
 from rha.appliance import undo
 from rha.appliance.checkpoint import Checkpoint
-from rha.appliance.history import History, Limits
+from rha.appliance.history import History
 from rha.appliance.points import Place
 from rha.appliance.pointview import PointView
 from rha.appliance.stream import DiskState, StreamState
 from rha.appliance.undo import Head
+from rha.appliance.window import Limits
 from rha.journal.segment import Journal
 from rha.wire.frames import FrameType
 
