@@ -16,6 +16,7 @@ from rha.appliance import checkpoint as checkpoints
 from rha.appliance.ahead import Ahead
 from rha.appliance.checkpoint import Checkpoint
 from rha.appliance.sharing import APPLYING, Turns
+from rha.buffers import BUFFERS
 from rha.errors import StateError, StorageError
 from rha.image.client import ImageWriter
 from rha.journal import extents
@@ -217,9 +218,9 @@ class Applier:
                 self._turns.serve(self._name, self._applied.position - position)
         elif self._dirty_since is not None:
             self._checkpoint()
-            self._batch = extents.Batch(
-                self._sizes
-            )  # what it has grown to is other scenarios' memory while this is idle
+            # What these have grown to is other scenarios' memory while this one is idle.
+            self._batch = extents.Batch(self._sizes)
+            BUFFERS.drain()
         if self._is_checkpoint_due() and not self._is_synced_ahead():
             self._checkpoint()
         return True
@@ -247,7 +248,7 @@ class Applier:
         """Applies frames below the durable position, at most one batch; a control frame ends it too."""
         reached, size, is_due = self._applied, 0, False
         most = self._turns.part_of(BATCH_BYTES, LEAST_BATCH_BYTES)
-        for entry in self._journal.read(reached.position, limit):
+        for entry in self._journal.follow(reached.position, limit):
             control = entry.header.type not in (FrameType.RECORDS, FrameType.RESYNC)
             if control:
                 self._write(reached)
@@ -285,6 +286,7 @@ class Applier:
             self._keeper.before_write(found)
         write_batch(self._writers, found, data)
         self._batch.clear()
+        self._journal.forget(reached.position)
         if self._dirty_since is None and reached != self._applied:
             self._dirty_since = time.monotonic()
         self._dirty_bytes += len(data)
