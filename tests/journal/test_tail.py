@@ -34,7 +34,7 @@ def test_followed_is_what_is_read(tmp_path_factory, keys: Keyring, steps: list[t
     """Small segments and hardly any room in memory, so that following goes through both, and over their edges."""
     folder = tmp_path_factory.mktemp("journal")
     with Journal.open(folder, segment_bytes=4096, keys=keys) as journal:
-        journal._tail = Tail(2048, Room(1 << 20))
+        journal._tail = Tail(600, Room(1 << 20))
         at = count = 0
         followed: list[Entry] = []
         for what, size in steps:
