@@ -66,6 +66,18 @@ def test_what_is_in_memory_needs_no_file(tmp_path: Path) -> None:
             list(journal.read(ends[0], ends[2]))
 
 
+def test_a_hole_ends_a_run(tmp_path: Path) -> None:
+    with Journal.open(tmp_path) as journal:
+        journal._tail = Tail(100, Room(100))
+        list(journal.follow(0, 0))
+        ends = [journal.append(frame(number, 80)) for number in range(2)]  # the second finds no room
+        assert [entry.header.seq for entry in journal.follow(0, ends[1])] == [0]
+        journal.forget(ends[0])
+        ends.append(journal.append(frame(2, 80)))
+        assert [entry.header.seq for entry in journal.follow(ends[0], ends[2])] == [1, 2]
+        assert [entry.header.seq for entry in journal.follow(ends[1], ends[2])] == [2]
+
+
 def test_nothing_is_kept_for_nobody() -> None:
     shared = Room(100)
     kept = Tail(100, shared)
