@@ -38,7 +38,7 @@ size_t rha_undo_pack(const struct rha_undo_entry *ranges, size_t count, uint8_t 
       struct rha_undo_entry unit = {range->offset + done, step, range->disk, RHA_PIECE_ZEROS};
       if (!is_zero(from, step)) {
         unit.kind = RHA_PIECE_DATA;
-        memmove(to, from, step);
+        if (to != from) memmove(to, from, step);
         to += step;
       }
       entries = pack_unit(packed, entries, &unit, longest);

@@ -1,7 +1,10 @@
 """Applying the journal to the images. It is redo: from any checkpoint on it leaves the same image.
 
 Only what is durable is applied, so the image never runs ahead of the journal. A batch is applied completely before
-a control frame behind it is shown to `on_frame`, and before the next batch begins.
+a control frame behind it is shown to `on_frame`, and before anything of the next batch is written.
+
+While one batch is written, the old content of the next one is kept. What that reads is not what is being written: undo
+reads only what no batch before it has touched in the interval.
 """
 
 from __future__ import annotations
@@ -13,9 +16,10 @@ from pathlib import Path
 from typing import Protocol
 
 from rha.appliance import checkpoint as checkpoints
-from rha.appliance.ahead import Ahead
 from rha.appliance.checkpoint import Checkpoint
 from rha.appliance.sharing import APPLYING, Turns
+from rha.appliance.sideline import Sideline
+from rha.buffers import BUFFERS
 from rha.errors import StateError, StorageError
 from rha.image.client import ImageWriter
 from rha.journal import extents
@@ -24,8 +28,8 @@ from rha.journal.segment import Entry, Journal
 from rha.wire import frames
 from rha.wire.frames import FrameType
 
-# Twice so much is held in memory. Measured over 16 to 64 MiB: no faster, at 4 KiB and 64 KiB.
-BATCH_BYTES = 16 << 20
+# Four times so much is held in memory: two batches, as they came and gathered.
+BATCH_BYTES = 8 << 20
 LEAST_BATCH_BYTES = 4 << 20  # when many scenarios wait for their turn
 CHECKPOINT_BYTES = 1 << 30
 CHECKPOINT_SECONDS = 2.0
@@ -93,11 +97,12 @@ class Applier:
             )
         self._turns, self._name = turns, name
         self._sizes = [writer.bytes for writer in self._writers]
-        self._batch = extents.Batch(self._sizes)
-        self._applied = self._saved
+        self._batch, self._spare = self._new_batches()  # the spare one may still be on its way into the images
+        self._applied = self._taken = self._saved  # everything up to `_taken` is on its way
         self._dirty_since: float | None = None  # monotonic; valid iff something is applied and not flushed
         self._dirty_bytes = 0
-        self._ahead = Ahead(self._writers)
+        self._writing, self._ahead = Sideline(f"write-{name}"), Sideline(f"sync-{name}")
+        self._trimming = Sideline(f"trim-{name}")
         self._ahead_rounds = self._ahead_bytes = 0  # since the last checkpoint; of _dirty_bytes
         self._news = threading.Condition()  # guards the fields below, and announces changes of _applied
         self._durable = journal.durable
@@ -193,36 +198,42 @@ class Applier:
             while self._step():
                 pass
             self._checkpoint()
+            self._trimming.finish()
         except BaseException as error:  # noqa: BLE001 - whatever it was: a dead applier must not look healthy
             with self._news:
                 self._failure = error
         finally:
-            self._ahead.wait()  # the images are closed next
+            for work in (self._writing, self._ahead, self._trimming):  # images and journal are closed next
+                work.wait()
             with self._news:
                 self._news.notify_all()
 
     def _step(self) -> bool:
         """Applies one batch, or waits for news or for the next checkpoint's time. False: it is time to stop."""
-        position = self._applied.position
+        position = self._taken.position
         with self._news:
             if self._stopping:
                 return False
+            # What is announced to others meanwhile does not end the quiet.
+            self._news.wait_for(lambda: self._durable > position or self._stopping, self._idle_wait())
             limit = self._durable
-            if limit <= position:
-                self._news.wait(self._idle_wait())
-                limit = self._durable
         if limit > position:
             with self._turns.turn(self._name):
                 self._apply_until(limit)
-                self._turns.serve(self._name, self._applied.position - position)
-        elif self._dirty_since is not None:
+                if self._turns.is_waited_for:
+                    self._writing.finish()  # many at a time need too much memory
+                self._turns.serve(self._name, self._taken.position - position)
+        elif self._dirty_since is not None and not self._stopping:
             self._checkpoint()
-            self._batch = extents.Batch(
-                self._sizes
-            )  # what it has grown to is other scenarios' memory while this is idle
+            # What these have grown to is other scenarios' memory while this one is idle.
+            self._batch, self._spare = self._new_batches()
+            BUFFERS.drain()
         if self._is_checkpoint_due() and not self._is_synced_ahead():
             self._checkpoint()
         return True
+
+    def _new_batches(self) -> tuple[extents.Batch, extents.Batch]:
+        return extents.Batch(self._sizes), extents.Batch(self._sizes)
 
     def _idle_wait(self) -> float | None:
         return None if self._dirty_since is None else IDLE_SECONDS
@@ -240,17 +251,22 @@ class Applier:
             return False
         self._ahead_rounds += 1
         self._ahead_bytes = self._dirty_bytes
-        self._ahead.begin()
+        self._ahead.begin(self._sync_ahead)
         return True
+
+    def _sync_ahead(self) -> None:
+        for writer in self._writers:
+            writer.sync_ahead()
 
     def _apply_until(self, limit: int) -> None:
         """Applies frames below the durable position, at most one batch; a control frame ends it too."""
-        reached, size, is_due = self._applied, 0, False
+        reached, size, is_due = self._taken, 0, False
         most = self._turns.part_of(BATCH_BYTES, LEAST_BATCH_BYTES)
-        for entry in self._journal.read(reached.position, limit):
+        for entry in self._journal.follow(reached.position, limit):
             control = entry.header.type not in (FrameType.RECORDS, FrameType.RESYNC)
             if control:
                 self._write(reached)
+                self._writing.finish()
                 is_due = self._on_frame(entry)
             else:
                 self._take(entry, reached)
@@ -279,15 +295,25 @@ class Applier:
             self._batch.add_range(header.disk, header.offset, payload)
 
     def _write(self, reached: Checkpoint) -> None:
-        """Writes the batch out, then tells how far the images are."""
+        """Keeps what the batch overwrites, and has it written once the batch before it is in the images."""
+        if reached == self._taken:
+            return
         found, data = self._batch.reduce()
         if self._keeper and len(found):
             self._keeper.before_write(found)
-        write_batch(self._writers, found, data)
-        self._batch.clear()
-        if self._dirty_since is None and reached != self._applied:
+        self._writing.finish()
+        if self._dirty_since is None:
             self._dirty_since = time.monotonic()
         self._dirty_bytes += len(data)
+        self._taken, batch = reached, self._batch
+        self._batch, self._spare = self._spare, batch
+        self._writing.begin(lambda: self._write_out(batch, found, data, reached))
+
+    def _write_out(self, batch: extents.Batch, found: Table, data: memoryview, reached: Checkpoint) -> None:
+        """Writes the batch, then tells how far the images are. Beside the applier's thread."""
+        write_batch(self._writers, found, data)
+        batch.clear()
+        self._journal.forget(reached.position)
         with self._news:
             self._applied = reached
             self._news.notify_all()
@@ -296,6 +322,7 @@ class Applier:
         """Flushes the images, notes how far they are, and gives old journal back."""
         if self._dirty_since is None:
             return
+        self._writing.finish()
         self._ahead.finish()
         for writer in self._writers:
             writer.flush()
@@ -304,7 +331,9 @@ class Applier:
         self._dirty_since, self._dirty_bytes = None, 0
         self._ahead_rounds = self._ahead_bytes = 0
         needed = self._keeper.after_checkpoint(self._saved) if self._keeper else self._saved.position
-        self._journal.trim(max(0, min(needed, self._saved.position - self._keep_bytes)))
+        before = max(0, min(needed, self._saved.position - self._keep_bytes))
+        # Removing a segment of 256 MiB takes a file system longer than writing a batch.
+        self._trimming.begin(lambda: self._journal.trim(before))
 
 
 def write_batch(writers: Sequence[ImageWriter], found: Table, data: memoryview) -> None:

@@ -86,6 +86,12 @@ class Turns:
         with self._changed:
             return max(min(size, least), size // (1 + len(self._waiting)))
 
+    @property
+    def is_waited_for(self) -> bool:
+        """Do others wait for their turn?"""
+        with self._changed:
+            return bool(self._waiting)
+
     def _is_next(self, name: str) -> bool:
         return len(self._inside) < self._slots and chosen(self._waiting, self._served) == name
 

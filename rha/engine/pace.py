@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 BURST_SECONDS = 0.05  # what may be saved up while nothing is to be sent
 BULK_SHARE = 8  # of this many bytes one is the sync's while records wait: else it would never end on a busy master
+GATHER_BYTES = 512 << 10
+GATHER_SECONDS = 0.01
 RING_PRESSURE = 0.5  # a ring fuller than this wants every byte for records: an overflow costs more than a late sync
 
 
@@ -43,6 +45,24 @@ class Bucket:
         passed = 0.0 if self._at is None else now - self._at
         self._at = now
         self._tokens = min(self._tokens + passed * self.rate, self.rate * BURST_SECONDS) if self.rate else 0.0
+
+
+@dataclass
+class Gathering:
+    """Many small frames cost both sides more than the bytes in them. So records wait for more of them, a moment at
+    most, while others are under way (Nagle's rule, RFC 896, with a limit); after a quiet moment they go at once."""
+
+    _sent_at: float = float("-inf")
+
+    def wait_seconds(self, size: int, *, under_way: bool, now: float) -> float:
+        """How long records of this size should still wait; 0: they may go. `under_way`: not all that was sent is
+        acknowledged."""
+        if size >= GATHER_BYTES or not under_way:
+            return 0.0
+        return max(0.0, self._sent_at + GATHER_SECONDS - now)
+
+    def sent(self, now: float) -> None:
+        self._sent_at = now
 
 
 @dataclass

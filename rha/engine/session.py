@@ -21,7 +21,7 @@ from rha.engine.compression import Packer
 from rha.engine.disks import Loss
 from rha.engine.feed import Feed
 from rha.engine.outbox import Bulk, Insert, Outbox
-from rha.engine.pace import Turns
+from rha.engine.pace import Gathering, Turns
 from rha.engine.throttle import WAIT_SECONDS, Throttle
 from rha.errors import NetworkError
 from rha.hashing import Buffer
@@ -93,7 +93,7 @@ class Session:
         self._feed = Feed(capture, backlog, self.outbox, look, on_loss)
         self._throttle = Throttle(scenario.link)
         self._packer = Packer(scenario.link.compression, [])
-        self._turns = Turns()
+        self._turns, self._gathering = Turns(), Gathering()
         self._seq = 0
         self._unacknowledged: deque[tuple[int, Bulk | Insert]] = deque()
         self._next_heartbeat = self._next_tick = self._next_look = 0.0
@@ -178,11 +178,14 @@ class Session:
         if region.begin == region.end and bulk is None:
             self.progress.waits = ""
             return IDLE_POLL_SECONDS
-        waits = region.begin < region.end
+        gather = self._gather_seconds(region)
+        waits = region.begin < region.end and not gather
         if bulk and not self._turns.is_bulk_next(records_wait=waits, bulk_waits=True, ring_used=self._feed.used):
             bulk = None
         size = HEADER_BYTES + (len(bulk.payload) if bulk else len(region.data))
         wait, self.progress.waits = self._throttle.why_wait(size)
+        if not bulk:
+            wait = max(wait, gather)
         if bulk or wait:
             self._feed.put_back(region)
         if wait:
@@ -193,12 +196,18 @@ class Session:
             self._send_records(region)
         return 0.0
 
+    def _gather_seconds(self, region: Region) -> float:
+        """How long the records at hand should wait for more of them."""
+        under_way = self.progress.durable_lsn < self._capture.lsn_base + region.begin
+        return self._gathering.wait_seconds(region.end - region.begin, under_way=under_way, now=time.monotonic())
+
     def _send_records(self, region: Region) -> None:
         # The frame's time is the last record's: every write submitted before it is in the stream up to here.
         submitted = time.time_ns() - time.monotonic_ns() + region.last_time_ns if region.last_time_ns else 0
         lsn = self._capture.lsn_base + region.begin
         size = self._send_data(FrameType.RECORDS, region.data, None, lsn=lsn, time_ns=submitted)
         self._turns.sent_records(size)
+        self._gathering.sent(time.monotonic())
         self.progress.shipped_bytes += region.end - region.begin
 
     def _send_bulk(self, bulk: Bulk) -> None:

@@ -268,9 +268,9 @@ class ImageReader(_Image):
         aside: ImageWriter | None = None,
         patience: float | None = None,
     ) -> None:
-        """Connects to the read-only export of image `name`. `beside`: its writer, which belongs to the same thread;
-        then `read_rows` needs no daemon where the writer does not. `aside`: its writer, of another thread; then `read`
-        and `read_into` need none. Raises StorageError."""
+        """Connects to the read-only export of image `name`. `beside`: its writer; then `read_rows`, of what is not
+        being written, needs no daemon where the writer needs none. `aside`: its writer; then `read` and `read_into`
+        need none, whatever is being written. Raises StorageError."""
         super().__init__(socket, read_only_export(name), name=name, connections=connections, patience=patience)
         self._writer = beside
         self._direct = DirectReader(aside.direct) if aside and aside.direct else None
@@ -327,7 +327,6 @@ class ImageReader(_Image):
     def _read_directly(self, rows: Table, buffer: memoryview) -> Counts:
         if self._writer is None or self._writer.direct is None:
             return np.zeros(len(rows), np.uint64)
-        self._writer.drain()
         try:
             return self._writer.direct.read(rows, buffer)
         except OSError as error:

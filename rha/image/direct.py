@@ -60,7 +60,7 @@ class Layout(NamedTuple):
 
 
 class DirectFile:
-    """The file of one image that is open for writing in a storage daemon; belongs to the thread of its writer."""
+    """The file of one image that is open for writing in a storage daemon; belongs to its writer, but for `read`."""
 
     def __init__(self, path: Path, fd: int, layout: Layout | None) -> None:
         """Not for callers: use `open`."""
@@ -98,7 +98,11 @@ class DirectFile:
 
     def read(self, rows: Table, buffer: memoryview) -> Counts:
         """Reads ranges (rows as `RANGE`), one behind the other, those parts that have their place: for each, how
-        many of its bytes from its beginning on. No request of the daemon that writes may be on its way. OSError."""
+        many of its bytes from its beginning on. Raises OSError.
+
+        Another thread may write meanwhile, here or through the daemon, if it touches none of the ranges: a cluster
+        loses its place only when all of it is zeroed, and it gets one, as the file has it, when its surroundings are
+        in it."""
         return _read(self._image, rows, buffer)
 
     def zeroed(self, offset: int, length: int) -> None:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from typing import NamedTuple, Self
 
+from rha.buffers import BUFFERS
 from rha.errors import StorageError
 from rha.journal.folder import Segment, damaged
 from rha.journal.sealing import Plain, Seal, SealHead
@@ -64,7 +65,9 @@ class FrameFile:
         raw = os.pread(self.file, seal.header_bytes, offset)
         header = frames.decode_header(seal.header(raw, offset))
         length = header.length + seal.extra_bytes - (seal.header_bytes - frames.HEADER_BYTES)
-        payload = memoryview(seal.payload(os.pread(self.file, length, offset + seal.header_bytes), raw, offset))
+        room = BUFFERS.take(length)
+        stored = room[: os.preadv(self.file, [room], offset + seal.header_bytes)]
+        payload = memoryview(seal.payload(stored, raw, offset))
         frames.check_payload(header, payload)
         start = self.segment.start
         return Entry(start + offset, header, payload, start + self.behind(header, offset))

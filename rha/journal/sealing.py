@@ -57,7 +57,7 @@ class Seal(Protocol):
     def header(self, raw: bytes, offset: int) -> bytes:
         """The frame header in the `header_bytes` at a file offset. Raises BadFrame."""
 
-    def payload(self, raw: bytes, header: bytes, offset: int) -> bytes:
+    def payload(self, raw: memoryview, header: bytes, offset: int) -> Buffer:
         """The payload in what stands behind `header` (`header_bytes`, as read). Raises BadFrame."""
 
 
@@ -74,7 +74,7 @@ class Plain:
     def header(self, raw: bytes, offset: int) -> bytes:
         return raw
 
-    def payload(self, raw: bytes, header: bytes, offset: int) -> bytes:
+    def payload(self, raw: memoryview, header: bytes, offset: int) -> Buffer:
         return raw
 
 
@@ -108,11 +108,11 @@ class Sealed:
     def header(self, raw: bytes, offset: int) -> bytes:
         return self._open(raw[:NONCE_BYTES], raw[NONCE_BYTES:], offset)
 
-    def payload(self, raw: bytes, header: bytes, offset: int) -> bytes:
+    def payload(self, raw: memoryview, header: bytes, offset: int) -> bytes:
         count = int.from_bytes(header[PREFIX_BYTES:NONCE_BYTES], "little") + 1
         return self._open(header[:PREFIX_BYTES] + count.to_bytes(COUNT_BYTES, "little"), raw, offset)
 
-    def _open(self, nonce: bytes, sealed: bytes, offset: int) -> bytes:
+    def _open(self, nonce: bytes, sealed: Buffer, offset: int) -> bytes:
         if len(nonce) + len(sealed) < NONCE_BYTES + TAG_BYTES:
             raise BadFrame("encrypted frame cut off", cause=f"{len(sealed)} bytes of it are there")
         try:

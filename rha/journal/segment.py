@@ -18,6 +18,7 @@ from rha.journal import reader
 from rha.journal.folder import DurableMark, Segment, damaged, lock, pwrite_all, segment_path, segments
 from rha.journal.reader import Entry, FrameFile, Place
 from rha.journal.sealing import PLAIN_ONLY, Keyring, Plain, Seal
+from rha.journal.tail import Tail
 from rha.wire import frames
 
 SEGMENT_BYTES = 256 << 20
@@ -45,6 +46,7 @@ class Journal:
         self._file = -1
         self._seal: Seal = Plain()
         self._end = self._durable = 0
+        self._tail = Tail()
         self._broken: StorageError | None = None
         self._asked_at: float | None = None  # monotonic; when the disk was asked for what it has not done yet
         self._mark_forced = time.monotonic()
@@ -132,7 +134,8 @@ class Journal:
             return self._durable
 
     def append(self, parts: Sequence[Buffer]) -> int:
-        """Writes one checked frame, given in any number of parts, and returns the position after it.
+        """Writes one checked frame, given in any number of parts, and returns the position after it. The parts must not
+        change afterwards: `follow` may still show them.
 
         Raises ValueError when the parts are not exactly one frame, StorageError when the disk does not take it; the
         journal then still ends where it ended.
@@ -148,9 +151,12 @@ class Journal:
                 written = self._write(views, length)
         except OSError as error:
             raise self._not_written(error) from error
+        payload = views[1] if len(views) == 2 else memoryview(b"".join(views))[frames.HEADER_BYTES :]
         with self._lock:
-            self._end += written
-            return self._end
+            entry = Entry(self._end, header, payload, self._end + written)
+            self._end = entry.next_position
+        self._tail.add(entry)
+        return entry.next_position
 
     def _write(self, views: list[memoryview], length: int) -> int:
         """Returns how many bytes the frame takes; the first of a segment brings the segment's head."""
@@ -243,6 +249,15 @@ class Journal:
         for segment, first, end in self._spans(start, limit):
             yield from reader.entries(segment, first, end)
 
+    def follow(self, start: int, limit: int) -> Iterator[Entry]:
+        """As `read`, for the one reader who goes on where he stopped and says so (`forget`): what was appended just now
+        is still in memory. Ends where that ends; call it again."""
+        yield from self._tail.run(start, limit) or self.read(start, limit)
+
+    def forget(self, before: int) -> None:
+        """Nobody will follow from below this position any more."""
+        self._tail.forget(before)
+
     def _spans(self, start: int, limit: int | None) -> list[tuple[Segment, int, int]]:
         """The parts of segments between two positions: (segment, first, end)."""
         with self._lock:
@@ -283,6 +298,7 @@ class Journal:
 
     def close(self) -> None:
         """Lets go of the files and the lock; what was not synced is left to the kernel."""
+        self._tail.close()
         for file in (self._file, self._folder_file):
             if file >= 0:
                 os.close(file)

@@ -13,6 +13,7 @@ import ssl
 import time
 from collections import deque
 
+from rha.buffers import BUFFERS
 from rha.errors import NetworkError, RhaError
 from rha.hashing import Buffer
 from rha.wire import frames
@@ -160,7 +161,7 @@ class _Incoming:
             return None
         if self._header is None:
             self._header = frames.decode_header(bytes(self._head))
-            self._target, self._done = memoryview(bytearray(self._header.length)), 0
+            self._target, self._done = BUFFERS.take(self._header.length), 0
             if self._header.length:
                 return None
         header, payload = self._header, self._target

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rha.engine.pace import BULK_SHARE, BURST_SECONDS, Bucket, Turns
+from rha.engine.pace import BULK_SHARE, BURST_SECONDS, GATHER_BYTES, GATHER_SECONDS, Bucket, Gathering, Turns
 
 MIB = 1 << 20
 
@@ -80,3 +80,13 @@ def test_alone_there_is_nobody_to_yield_to() -> None:
     turns.sent_bulk(100 * MIB)
     assert turns.is_bulk_next(records_wait=False, bulk_waits=True, ring_used=0.9)
     assert not turns.is_bulk_next(records_wait=True, bulk_waits=False, ring_used=0.0)
+
+
+def test_records_are_gathered_while_others_are_under_way() -> None:
+    gathering = Gathering()
+    assert gathering.wait_seconds(100, under_way=True, now=0.0) == 0.0, "the first goes at once"
+    gathering.sent(0.0)
+    assert gathering.wait_seconds(100, under_way=True, now=0.004) == pytest.approx(GATHER_SECONDS - 0.004)
+    assert gathering.wait_seconds(100, under_way=False, now=0.004) == 0.0, "nothing to hide behind"
+    assert gathering.wait_seconds(GATHER_BYTES, under_way=True, now=0.004) == 0.0, "large enough"
+    assert gathering.wait_seconds(100, under_way=True, now=GATHER_SECONDS) == 0.0, "never longer"
