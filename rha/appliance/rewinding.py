@@ -9,6 +9,9 @@ sorted when its old content was kept, so that a part is as much of one batch as 
 
 An encrypted block can only be read as a whole, so there the order is that in which content was kept: each block is read
 once, what is in hand is sorted.
+
+Rejected: to have the kernel read the next group while one is written (nothing of it cached, at a load of 11: 550 MB/s
+instead of 330 to 930, for half as much processor time again).
 """
 
 from __future__ import annotations
