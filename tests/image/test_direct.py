@@ -12,12 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import nbd
+import numpy as np
 import pytest
 
 from rha.errors import StorageError
 from rha.image import formats
 from rha.image.client import ImageReader, ImageWriter
-from rha.image.direct import DirectFile
+from rha.image.direct import RANGE, DirectFile
 from rha.image.storage_daemon import ImageSpec, StorageDaemon
 from rha.journal.extents import DATA, ZEROS, Extent, Table, table
 
@@ -268,3 +269,44 @@ def test_a_reader_aside_never_sees_another_clusters_bytes(tmp_path: Path, image:
             thread.join()
     assert not wrong
     assert seen[0] > 100
+
+
+def rest_of(rows: Table, draw: random.Random) -> Table:
+    """Some of what these extents, ascending, leave alone: as rows to be read."""
+    gaps, at = [], 0
+    for offset, length in [*zip(rows["offset"].tolist(), rows["length"].tolist(), strict=True), (BYTES, 0)]:
+        for begin in range(at, offset, CLUSTER):
+            gaps.append((begin, min(CLUSTER, offset - begin), 0, 0))
+        at = offset + length
+    return np.array(sorted(draw.sample(gaps, min(len(gaps), 60))), RANGE)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_not_being_written_reads_as_it_was(tmp_path: Path, image: ImageSpec, seed: int) -> None:
+    """Undo is read like this while the batch before it is written, also in the same clusters."""
+    draw, model, wrong, seen = random.Random(seed), bytearray(BYTES), [], 0
+    with StorageDaemon([image], tmp_path / "run") as daemon, daemon.writer("root") as writer:
+        with daemon.reader("root", beside=writer) as reader:
+            for number in range(60):
+                rows, data = random_batch(draw, model)
+                wanted = rest_of(rows, draw)
+                expected = b"".join(model[offset : offset + length] for offset, length, _, _ in wanted.tolist())
+
+                def write(rows: Table = rows, data: memoryview = data) -> None:
+                    writer.write_batch(rows, data)
+                    writer.drain()
+
+                thread = threading.Thread(target=write)
+                thread.start()
+                is_last = False
+                while not is_last:
+                    is_last = not thread.is_alive()
+                    found = bytearray(len(expected))
+                    reader.read_rows(wanted, memoryview(found))
+                    wrong += [number] if found != expected else []
+                    seen += not is_last
+                thread.join()
+                if draw.random() < 0.3:
+                    writer.flush()
+    assert not wrong
+    assert seen > 5, "never at the same time"
