@@ -19,7 +19,8 @@ import numpy as np
 from rha._native import ffi
 from rha.errors import StorageError
 from rha.hashing import Buffer
-from rha.image.direct import Counts, DirectFile, DirectReader
+from rha.image.chain import DirectReader
+from rha.image.direct import Counts, DirectFile
 from rha.journal import extents
 from rha.journal.extents import Table
 
@@ -209,6 +210,8 @@ class ImageWriter(_Image):
         """
         view = memoryview(buffer).cast("B")
         self._check_range("write", offset, len(view))
+        if self.direct:
+            self.direct.written(offset, len(view))
         for at in range(0, len(view), WRITE_BYTES):
             piece = view[at : at + WRITE_BYTES]
             link = self._link()
