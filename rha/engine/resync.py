@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import mmap
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -210,17 +209,35 @@ class Round(threading.Thread):
         def next_run(start: int, longest: int) -> tuple[int, int] | None:
             return self._capture.next_pending(disk, start, longest)
 
-        for piece in self._paced(pieces(next_run, self._capture.devices[disk].bytes)):
-            buffer, view = reader.read(piece.offset, piece.length)
-            self.progress[disk].read_bytes += piece.length
-            if method == "compare":
-                self.progress[disk].compared_bytes += piece.length
-                self.comparer.ask(disk, piece, _Countdown(1, partial(reader.release, buffer)), view)
-                self._settle(self.comparer.answered())
-            else:
-                self._send(disk, piece, view, _Countdown(1, partial(self._piece_done, disk, piece, buffer, reader)))
-            if self._window_open and time.monotonic() >= self._window_ends:
-                self._close_window()
+        wanted = self._paced(pieces(next_run, self._capture.devices[disk].bytes))
+        while True:
+            for piece, buffer, view in reader.ahead(self._while_open_or_closed(wanted)):
+                self._take_piece(disk, method, piece, view, partial(reader.release, buffer))
+            if not self._is_window_over():
+                break
+            self._close_window()
+
+    def _is_window_over(self) -> bool:
+        """Open longer than it has to be."""
+        return self._window_open and time.monotonic() >= self._window_ends
+
+    def _while_open_or_closed(self, wanted: Iterator[Piece]) -> Iterator[Piece]:
+        """The pieces up to the moment at which the window is to be closed. What was read before it must have been sent
+        before it, and arrived: else it would clear a bit that a later write has set again."""
+        while not self._is_window_over() and (piece := next(wanted, None)):
+            yield piece
+
+    def _take_piece(
+        self, disk: int, method: Method, piece: Piece, view: memoryview, release: Callable[[], None]
+    ) -> None:
+        """Sends what was read, or its digests. `release` gives its memory back."""
+        self.progress[disk].read_bytes += piece.length
+        if method == "compare":
+            self.progress[disk].compared_bytes += piece.length
+            self.comparer.ask(disk, piece, _Countdown(1, release), view)
+            self._settle(self.comparer.answered())
+        else:
+            self._send(disk, piece, view, _Countdown(1, partial(self._piece_done, disk, piece, release)))
 
     def _paced(self, wanted: Iterator[Piece]) -> Iterator[Piece]:
         """The pieces, each when the disk may be read for it."""
@@ -280,9 +297,9 @@ class Round(threading.Thread):
         self._refinement.learn(piece.length, differing)
         open_parts.one_less()
 
-    def _piece_done(self, disk: int, piece: Piece, buffer: mmap.mmap, reader: DiskReader) -> None:
+    def _piece_done(self, disk: int, piece: Piece, release: Callable[[], None]) -> None:
         self._has_arrived(disk, piece)
-        reader.release(buffer)
+        release()
 
     def _end_part(self, disk: int, piece: Piece, holder: _Countdown) -> None:
         self._has_arrived(disk, piece)

@@ -37,7 +37,8 @@ from rha.engine.resync import WINDOW_SECONDS, Round
 from rha.engine.state import DiskView, Need, Resync, next_action
 from rha.errors import RhaError, StateError
 from rha.scenario import Sync
-from rha.sync.blocks import BLOCK_BYTES
+from rha.sync.blocks import BLOCK_BYTES, ReadPiece
+from rha.sync.plan import Piece
 from rha.wire import frames
 from rha.wire.frames import FrameType, Header
 
@@ -45,6 +46,7 @@ BLOCKS = 3
 SIZE = BLOCKS * BLOCK_BYTES
 PLACES = [block * BLOCK_BYTES + sector * SECTOR for block in range(BLOCKS) for sector in (0, 1)]  # that are written
 RECORD_BYTES = 8
+READ_SECONDS = WINDOW_SECONDS / 2.5  # so slow that the window ends in the middle of a pass
 BASE = 8
 PROBE, PROBED, QUEUED, WRITTEN = range(4)
 
@@ -326,11 +328,21 @@ class World:
 
     def read(self, offset: int, length: int) -> tuple[Any, memoryview]:
         self.turn()
+        self.pass_time(READ_SECONDS)
         content = bytearray(length)
         for place in PLACES:
             if offset <= place < offset + length:
                 content[place - offset : place - offset + 8] = self.medium[place].to_bytes(8, "little")
         return None, memoryview(content)
+
+    def ahead(self, wanted: Iterator[Piece]) -> Iterator[ReadPiece]:
+        """Up to two pieces are read before the first of them is used."""
+        done: list[ReadPiece] = []
+        for piece in wanted:
+            done.append(ReadPiece(piece, *self.read(piece.offset, piece.length)))
+            if len(done) > 2:
+                yield done.pop(0)
+        yield from done
 
     def release(self, buffer: object) -> None:
         pass
