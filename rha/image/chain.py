@@ -130,10 +130,13 @@ class _Base:
 
     @classmethod
     def open(cls, backing: Backing) -> Self | None:
-        """None when only QEMU can read it. Raises OSError."""
+        """None when it is left to QEMU, which also says what is wrong with it. Raises OSError."""
         if backing.format not in ("qcow2", "raw") or not backing.path.is_absolute():  # or a name in QEMU's own words
             return None
-        fd = os.open(backing.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fd = os.open(backing.path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
         layout = read_layout(fd) if backing.format == "qcow2" else None
         if backing.format == "qcow2" and layout is None:
             os.close(fd)
