@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from rha.appliance.before import Before
 from rha.appliance.parted import Replaced
 from rha.appliance.replica import Replica
 from rha.appliance.sharing import RECEIVING
@@ -220,6 +221,8 @@ class _Taker(threading.Thread):
         self._settled = (0, 0)
         self._failure: BaseException | None = None
         self._stopping = False
+        self._committed = replica.journal_end
+        self._before = Before(self._committed)
         self.durable = (durable_lsn, 0)
 
     def put(self, frame: Frame) -> None:
@@ -266,7 +269,7 @@ class _Taker(threading.Thread):
                 others += size
             frame = self._next(None) if credited + others < GROUP_BYTES else None
         if credited or others:
-            self.durable = (self._replica.commit(), last)
+            self.durable = (self._commit(), last)
             with self._lock:
                 self._settled = (self._settled[0] + credited, self._settled[1] + others)
             self._wake.set()
@@ -279,16 +282,26 @@ class _Taker(threading.Thread):
 
     def _take(self, header: Header, payload: memoryview) -> None:
         if header.type is FrameType.HASHES:
-            self._replica.commit()
-            self._comparer.ask(header, bytes(payload[: header.raw_length]), self._replica.journal_end)
+            theirs = bytes(payload[: header.raw_length])
+            position = self._before.position_for(header.disk, header.offset, _asked_bytes(header, theirs))
+            if position > self._committed:
+                self._commit()
+            self._comparer.ask(header, theirs, position)
         else:
             self._replica.take(header, payload)
+            self._before.taken(header, payload, self._replica.journal_end)
+
+    def _commit(self) -> int:
+        end = self._replica.journal_end
+        lsn = self._replica.commit()
+        self._committed = end
+        return lsn
 
 
 class _Comparer(threading.Thread):
     """Compares digests with the images, beside the receiver. A question is answered from the images as they are once
-    everything that stood before it in the stream is applied: an older image might agree by chance with what later
-    records undo."""
+    everything that stood before it in the stream and may concern it is applied (rha/appliance/before.py): an older
+    image might agree by chance with what later records undo."""
 
     def __init__(self, replica: Replica, wake: Wake) -> None:
         super().__init__(name=f"compare-{replica.name}", daemon=True)
@@ -299,12 +312,10 @@ class _Comparer(threading.Thread):
         self._failure: BaseException | None = None
 
     def ask(self, header: Header, theirs: bytes, position: int) -> None:
-        """One HASHES frame; `position` is the journal's end behind what stood before it. Raises BadFrame."""
-        if not theirs or len(theirs) % DIGEST_BYTES or header.offset % _unit(header):
-            raise BadFrame("digests that fit no blocks", cause=f"{len(theirs)} bytes at {header.offset}")
-        if len(theirs) // DIGEST_BYTES * _unit(header) > MOST_BYTES:
-            cause = f"{len(theirs) // DIGEST_BYTES} blocks of {_unit(header)} bytes"
-            raise BadFrame("digests of too much at a time", cause=cause)
+        """One HASHES frame that `_asked_bytes` has checked. `position`: of the journal, behind all that concerns it.
+
+        Raises BadFrame.
+        """
         if self._questions.qsize() >= MOST_QUESTIONS:
             raise BadFrame("too many questions at a time", cause=f"{MOST_QUESTIONS} of them are not answered yet")
         self._questions.put((header, theirs, position))
@@ -343,6 +354,16 @@ class _Comparer(threading.Thread):
     def stop(self) -> None:
         self._questions.put(None)
         self.join()
+
+
+def _asked_bytes(header: Header, theirs: bytes) -> int:
+    """Of how much of the disk these are digests. Raises BadFrame."""
+    if not theirs or len(theirs) % DIGEST_BYTES or header.offset % _unit(header):
+        raise BadFrame("digests that fit no blocks", cause=f"{len(theirs)} bytes at {header.offset}")
+    length = len(theirs) // DIGEST_BYTES * _unit(header)
+    if length > MOST_BYTES:
+        raise BadFrame("digests of too much at a time", cause=f"{length} bytes, {_unit(header)} for each")
+    return length
 
 
 def _unit(header: Header) -> int:
