@@ -6,7 +6,7 @@ in its memory. The writer notes each such request before it is sent (`DirectFile
 an overlay lies on it; what the lowest image does not have reads as zeros.
 
 So a comparison during a sync, when overlays guard the last consistent point, needs the daemon for next to nothing. Its
-NBD server takes new memory for each request and copies twice, which cost more than twice the reading and digesting.
+NBD server takes memory for each request and copies once more, which cost nearly twice the reading and digesting.
 """
 
 from __future__ import annotations
