@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import threading
@@ -13,8 +14,26 @@ _SAMPLE_SECONDS = 0.5
 
 def cpu_seconds(pid: int) -> float:
     """User and system time of all its threads so far."""
-    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+    return sum(_ticks(pid)[:2]) / os.sysconf("SC_CLK_TCK")
+
+
+def family_cpu_seconds(pid: int) -> float:
+    """The same with that of all processes that it has started, those that have ended as well."""
+    everybody = [int(one.name) for one in Path("/proc").glob("[0-9]*")]
+    children = [one for one in everybody if _words(one)[1:2] == [str(pid)]]
+    return sum(_ticks(pid)) / os.sysconf("SC_CLK_TCK") + sum(map(family_cpu_seconds, children))
+
+
+def _ticks(pid: int) -> list[int]:
+    """User and system time of a process, and of its children that it has waited for; nothing when it is gone."""
+    return [int(word) for word in _words(pid)[11:15]]
+
+
+def _words(pid: int) -> list[str]:
+    """Of /proc/PID/stat, from the state on."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return []
 
 
 def resident_bytes(pid: int) -> int:

@@ -29,6 +29,7 @@ class Sync(msgspec.Struct, kw_only=True):
     left_out_bytes: Number = 0  # free space, neither read nor sent
     source: str = ""  # who said what is free, and what could not be asked
     seconds: float = 0.0  # since it began
+    waited_seconds: float = 0.0  # of these, with all read, until writes from before it had surely ended
 
 
 class DiskReport(msgspec.Struct, kw_only=True):

@@ -316,6 +316,7 @@ class Intake:
         for offset, count in written.without(header.offset, length):
             at = offset - header.offset
             part = frames.zeros_payload(count) if zeros else payload[at : at + count]
+            is_all = count == length and len(part) == len(payload)  # mostly: nothing was taken out
             head = frames.encode(
                 FrameType.RESYNC,
                 part,
@@ -324,6 +325,7 @@ class Intake:
                 disk=header.disk,
                 offset=offset,
                 flags=header.flags,
+                payload_sum=header.payload_sum if is_all else None,
             )
             self._journal.append([head, part])
             self.unsent.follow(frames.decode_header(head), part)

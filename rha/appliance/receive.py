@@ -16,11 +16,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from rha.appliance.before import Before
+from rha.appliance.comparing import Comparer, asked_bytes
 from rha.appliance.parted import Replaced
 from rha.appliance.replica import Replica
 from rha.appliance.sharing import RECEIVING
 from rha.errors import NetworkError, RhaError, StateError
-from rha.sync.blocks import DIGEST_BYTES, MOST_BYTES, UNITS, differing, digests
 from rha.wire import codec, frames, tls
 from rha.wire.credit import LEAST_WINDOW_BYTES, MOST_FRAME_BYTES, WINDOW_BYTES, Grant
 from rha.wire.frames import HEADER_BYTES, BadFrame, FrameType, Header
@@ -34,7 +35,6 @@ GROUP_BYTES = 16 << 20
 SILENCE_SECONDS = 30.0  # the engine sends a heartbeat every second or so
 CONTROL_BYTES = 1 << 20  # of frames without credit that may wait for the journal
 UNREAD_BYTES = 1 << 20  # of answers that the engine has not taken: then it is not listened to either
-MOST_QUESTIONS = 512  # about digests, unanswered; engines have a dozen on the way
 _TICK_SECONDS = 0.5
 _FAREWELL_SECONDS = 2.0
 
@@ -129,7 +129,7 @@ class Connection:
         Raises NetworkError when the link fails, BadFrame or StorageError after telling the engine.
         """
         with Wake() as wake:
-            comparer = _Comparer(replica, wake)
+            comparer = Comparer(replica, wake)
             taker = _Taker(replica, comparer, wake, self._welcomed_lsn)
             self._asker = asker = Asker(self._verbs, wake.set)
             comparer.start()
@@ -152,7 +152,7 @@ class Connection:
                 taker.stop()
                 comparer.stop()
 
-    def _step(self, link: Link, replica: Replica, taker: _Taker, comparer: _Comparer, wake: Wake) -> None:
+    def _step(self, link: Link, replica: Replica, taker: _Taker, comparer: Comparer, wake: Wake) -> None:
         hold = self._grant.held > WINDOW_BYTES or self._uncredited > CONTROL_BYTES
         hold = hold or link.out_bytes > UNREAD_BYTES
         heard, received = link.last_heard, self._grant.received
@@ -212,7 +212,7 @@ class _Taker(threading.Thread):
     """Takes frames into the journal, in groups. `durable`: LSN and frame number up to which all is on stable
     storage."""
 
-    def __init__(self, replica: Replica, comparer: _Comparer, wake: Wake, durable_lsn: int) -> None:
+    def __init__(self, replica: Replica, comparer: Comparer, wake: Wake, durable_lsn: int) -> None:
         super().__init__(name=f"take-{replica.name}", daemon=True)
         self._replica, self._comparer, self._wake = replica, comparer, wake
         self._frames: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
@@ -220,6 +220,8 @@ class _Taker(threading.Thread):
         self._settled = (0, 0)
         self._failure: BaseException | None = None
         self._stopping = False
+        self._committed = replica.journal_end
+        self._before = Before(self._committed)
         self.durable = (durable_lsn, 0)
 
     def put(self, frame: Frame) -> None:
@@ -266,7 +268,7 @@ class _Taker(threading.Thread):
                 others += size
             frame = self._next(None) if credited + others < GROUP_BYTES else None
         if credited or others:
-            self.durable = (self._replica.commit(), last)
+            self.durable = (self._commit(), last)
             with self._lock:
                 self._settled = (self._settled[0] + credited, self._settled[1] + others)
             self._wake.set()
@@ -279,74 +281,17 @@ class _Taker(threading.Thread):
 
     def _take(self, header: Header, payload: memoryview) -> None:
         if header.type is FrameType.HASHES:
-            self._replica.commit()
-            self._comparer.ask(header, bytes(payload[: header.raw_length]), self._replica.journal_end)
+            theirs = bytes(payload[: header.raw_length])
+            position = self._before.position_for(header.disk, header.offset, asked_bytes(header, theirs))
+            if position > self._committed:
+                self._commit()
+            self._comparer.ask(header, theirs, position)
         else:
             self._replica.take(header, payload)
+            self._before.taken(header, payload, self._replica.journal_end)
 
-
-class _Comparer(threading.Thread):
-    """Compares digests with the images, beside the receiver. A question is answered from the images as they are once
-    everything that stood before it in the stream is applied: an older image might agree by chance with what later
-    records undo."""
-
-    def __init__(self, replica: Replica, wake: Wake) -> None:
-        super().__init__(name=f"compare-{replica.name}", daemon=True)
-        self._replica, self._wake = replica, wake
-        self._questions: queue.SimpleQueue[tuple[Header, bytes, int] | None] = queue.SimpleQueue()
-        self._answers: queue.SimpleQueue[tuple[Header, bytes]] = queue.SimpleQueue()
-        self._buffer = bytearray()  # kept: memory that is new for each question costs more than the reading
-        self._failure: BaseException | None = None
-
-    def ask(self, header: Header, theirs: bytes, position: int) -> None:
-        """One HASHES frame; `position` is the journal's end behind what stood before it. Raises BadFrame."""
-        if not theirs or len(theirs) % DIGEST_BYTES or header.offset % _unit(header):
-            raise BadFrame("digests that fit no blocks", cause=f"{len(theirs)} bytes at {header.offset}")
-        if len(theirs) // DIGEST_BYTES * _unit(header) > MOST_BYTES:
-            cause = f"{len(theirs) // DIGEST_BYTES} blocks of {_unit(header)} bytes"
-            raise BadFrame("digests of too much at a time", cause=cause)
-        if self._questions.qsize() >= MOST_QUESTIONS:
-            raise BadFrame("too many questions at a time", cause=f"{MOST_QUESTIONS} of them are not answered yet")
-        self._questions.put((header, theirs, position))
-
-    def answers(self) -> list[tuple[Header, bytes]]:
-        """What is answered by now. Raises what the comparison died of."""
-        if self._failure:
-            raise self._failure
-        found = []
-        while not self._answers.empty():
-            found.append(self._answers.get())
-        return found
-
-    def run(self) -> None:
-        try:
-            while (question := self._questions.get()) is not None:
-                self._answers.put((question[0], self._compare(*question)))
-                self._wake.set()
-        except BaseException as error:  # noqa: BLE001 - raised again in the connection's thread
-            self._failure = error
-            self._wake.set()
-
-    def _compare(self, header: Header, theirs: bytes, position: int) -> bytes:
-        self._replica.wait_applied(position)
-        blocks, size, unit = len(theirs) // DIGEST_BYTES, self._replica.disk_bytes(header.disk), _unit(header)
-        length = min(blocks * unit, size - header.offset)
-        if length <= (blocks - 1) * unit:
-            raise BadFrame("digests beyond the end of the disk", cause=f"{blocks} blocks at {header.offset} of {size}")
-        if len(self._buffer) < length:
-            self._buffer = bytearray(length)
-        with memoryview(self._buffer)[:length] as content:
-            self._replica.read_image_into(header.disk, header.offset, content)
-            mine = digests(content, unit)
-        return self._replica.judge(header.disk, header.offset, unit, differing(mine, theirs))
-
-    def stop(self) -> None:
-        self._questions.put(None)
-        self.join()
-
-
-def _unit(header: Header) -> int:
-    """Bytes that one digest stands for. Raises BadFrame."""
-    if header.flags not in UNITS:
-        raise BadFrame("digests of an unknown unit", cause=f"flags {header.flags}")
-    return UNITS[header.flags]
+    def _commit(self) -> int:
+        end = self._replica.journal_end
+        lsn = self._replica.commit()
+        self._committed = end
+        return lsn

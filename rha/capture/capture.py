@@ -259,6 +259,13 @@ class Capture:
         drain.drain_flights(device.path, slot, self._of_disk(disk), check)
         return f"{settled}every write was seen to end"
 
+    def keeps_writes_since(self, disk: int) -> float | None:
+        """CLOCK_MONOTONIC, seconds: each write that was submitted later is kept by the probe until it ends, so that
+        `drain` misses none, wherever it is on its way. None for a disk with a request queue: the queue is drained, and
+        knows nothing of a write that is about to enter it."""
+        slot = self.state["disk"][disk]
+        return int(slot["unsettled_ns"]) / 1e9 if slot["bio_based"] else None
+
     def in_flight(self, disk: int) -> int:
         """Writes of a bio-based disk that have not ended; 0 for a disk with a request queue."""
         return sum(drain.in_flight(self._of_disk(disk), epoch) for epoch in (0, 1))

@@ -16,7 +16,7 @@ STEP_SECONDS = 0.2
 @dataclass
 class SyncProgress:
     """Counts of bytes of one disk. `total_bytes` grows while ranges become pending again; `left_out_bytes`: free space,
-    `source`: who said that it is."""
+    `source`: who said that it is; `waited_seconds`: with all read, until earlier writes had surely ended."""
 
     method: Method
     total_bytes: int = 0
@@ -26,6 +26,7 @@ class SyncProgress:
     sent_bytes: int = 0
     left_out_bytes: int = 0
     source: str = ""
+    waited_seconds: float = 0.0
     begun: float = field(default_factory=time.monotonic)
     recent: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=50))
 
@@ -62,6 +63,7 @@ class SyncProgress:
             left_out_bytes=self.left_out_bytes,
             source=self.source,
             seconds=time.monotonic() - self.begun,
+            waited_seconds=self.waited_seconds,
         )
 
     def summary(self) -> str:
@@ -73,4 +75,6 @@ class SyncProgress:
         if self.left_out_bytes:
             parts.append(f"left out {show_bytes(self.left_out_bytes)} of free space")
         taken = show_seconds(time.monotonic() - self.begun)
+        if self.waited_seconds >= 1:
+            taken += f", {show_seconds(self.waited_seconds)} of them until earlier writes had surely ended"
         return f"{', '.join(parts)}, in {taken}" + (f" ({self.source})" if self.source else "")

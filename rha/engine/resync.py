@@ -4,13 +4,13 @@
 2. Drain, so that few writes submitted before the mark are still on their way. Then ask the file systems what is free:
    what they say now is made up for by the stream, whatever becomes of it.
 3. Read the pending blocks and send them, or their digests first. Meanwhile, at least 5 s after the mark: drain again
-   and close the tracking window. Blocks in which a write completed inside the window are pending once more.
+   and close the tracking window. Blocks in which a write completed inside the window are pending once more. Where
+   the drain sees each write end (bio-based disks), the window closes right behind it.
 4. When nothing is pending: END, with the ring position after the last read.
 """
 
 from __future__ import annotations
 
-import mmap
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -75,6 +75,7 @@ class Round(threading.Thread):
         try:
             self._mark()
             self._drain_all()
+            self._end_window_early()
             self._leave_out_free()
             while not self._pass_over_all():
                 pass
@@ -125,6 +126,15 @@ class Round(threading.Thread):
         for disk in self.plan.disks:
             self._capture.drain(disk, self._check)
 
+    def _end_window_early(self) -> None:
+        """The window is for writes that the drain could not see: past the probe before the mark, and not yet in their
+        queue. Of a bio-based disk the probe itself keeps each write until it ends; it has done so since it was loaded
+        or had no room for one, and what was submitted before that has its 5 s from then on."""
+        since = [self._capture.keeps_writes_since(disk) for disk in self.plan.disks]
+        known = [one for one in since if one is not None]
+        if len(known) == len(since):
+            self._window_ends = min(self._window_ends, max(known) + WINDOW_SECONDS)
+
     def _leave_out_free(self) -> None:
         """What file systems hold for free is neither read nor sent: the appliance is told, and it is pending no more.
         Asked anew in each round; what an earlier one left out stays so."""
@@ -155,9 +165,12 @@ class Round(threading.Thread):
     def _close_window(self) -> None:
         """What completed inside the window is read once more. Everything sent so far must have arrived first, or its
         acknowledgement would clear a bit that was set again."""
+        begun = time.monotonic()
         while (left := self._window_ends - time.monotonic()) > 0:
             self._check()
             time.sleep(min(left, 0.1))
+        for progress in self.progress.values():
+            progress.waited_seconds += time.monotonic() - begun
         self._drain_all()
         self._capture.stop_tracking()
         self._settle_all()
@@ -196,17 +209,35 @@ class Round(threading.Thread):
         def next_run(start: int, longest: int) -> tuple[int, int] | None:
             return self._capture.next_pending(disk, start, longest)
 
-        for piece in self._paced(pieces(next_run, self._capture.devices[disk].bytes)):
-            buffer, view = reader.read(piece.offset, piece.length)
-            self.progress[disk].read_bytes += piece.length
-            if method == "compare":
-                self.progress[disk].compared_bytes += piece.length
-                self.comparer.ask(disk, piece, _Countdown(1, partial(reader.release, buffer)), view)
-                self._settle(self.comparer.answered())
-            else:
-                self._send(disk, piece, view, _Countdown(1, partial(self._piece_done, disk, piece, buffer, reader)))
-            if self._window_open and time.monotonic() >= self._window_ends:
-                self._close_window()
+        wanted = self._paced(pieces(next_run, self._capture.devices[disk].bytes))
+        while True:
+            for piece, buffer, view in reader.ahead(self._while_open_or_closed(wanted)):
+                self._take_piece(disk, method, piece, view, partial(reader.release, buffer))
+            if not self._is_window_over():
+                break
+            self._close_window()
+
+    def _is_window_over(self) -> bool:
+        """Open longer than it has to be."""
+        return self._window_open and time.monotonic() >= self._window_ends
+
+    def _while_open_or_closed(self, wanted: Iterator[Piece]) -> Iterator[Piece]:
+        """The pieces up to the moment at which the window is to be closed. What was read before it must have been sent
+        before it, and arrived: else it would clear a bit that a later write has set again."""
+        while not self._is_window_over() and (piece := next(wanted, None)):
+            yield piece
+
+    def _take_piece(
+        self, disk: int, method: Method, piece: Piece, view: memoryview, release: Callable[[], None]
+    ) -> None:
+        """Sends what was read, or its digests. `release` gives its memory back."""
+        self.progress[disk].read_bytes += piece.length
+        if method == "compare":
+            self.progress[disk].compared_bytes += piece.length
+            self.comparer.ask(disk, piece, _Countdown(1, release), view)
+            self._settle(self.comparer.answered())
+        else:
+            self._send(disk, piece, view, _Countdown(1, partial(self._piece_done, disk, piece, release)))
 
     def _paced(self, wanted: Iterator[Piece]) -> Iterator[Piece]:
         """The pieces, each when the disk may be read for it."""
@@ -266,9 +297,9 @@ class Round(threading.Thread):
         self._refinement.learn(piece.length, differing)
         open_parts.one_less()
 
-    def _piece_done(self, disk: int, piece: Piece, buffer: mmap.mmap, reader: DiskReader) -> None:
+    def _piece_done(self, disk: int, piece: Piece, release: Callable[[], None]) -> None:
         self._has_arrived(disk, piece)
-        reader.release(buffer)
+        release()
 
     def _end_part(self, disk: int, piece: Piece, holder: _Countdown) -> None:
         self._has_arrived(disk, piece)

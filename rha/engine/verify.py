@@ -88,9 +88,9 @@ class Verification:
     def _flags(self, disk: int, wanted: list[int] | None, reader: DiskReader, unit: int) -> dict[int, int]:
         """How parts of `unit` bytes differ, by number; equal ones are left out. `wanted`: blocks; None: all."""
         found: dict[int, int] = {}
-        for piece in pieces(_runs_of(wanted, self._capture.blocks(disk)), self._capture.devices[disk].bytes):
+        runs = _runs_of(wanted, self._capture.blocks(disk))
+        for piece, buffer, view in reader.ahead(pieces(runs, self._capture.devices[disk].bytes)):
             self._check()
-            buffer, view = reader.read(piece.offset, piece.length)
             self.comparer.ask(disk, piece, buffer, view, unit)
             self._take(found, reader, all=False)
         self._take(found, reader, all=True)

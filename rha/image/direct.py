@@ -45,11 +45,12 @@ _MAX_PLACE = 1 << 62  # a file's offset has 63 bits
 
 class Tables(NamedTuple):
     """What is known of a file's tables between two of its changes; each change makes a new one. `shut`: the entries of
-    `l1` whose clusters may have been given up since."""
+    `l1` whose clusters may have been given up since; `touched`: clusters that may have been given a place since."""
 
     cluster_bits: int
     l1: Any
     shut: Any
+    touched: set[int]
 
 
 class Layout(NamedTuple):
@@ -81,9 +82,8 @@ class DirectFile:
 
     def _use(self, layout: Layout | None) -> None:
         """Nothing is shut any more: the tables are in the file."""
-        l1 = layout.l1 if layout else np.zeros(0, np.uint64)
-        self.tables = Tables(layout.cluster_bits if layout else 0, l1, np.zeros(len(l1), np.uint8))
-        self._image, self._held = _image(self._fd, self.tables)
+        self.tables = tables_of(layout)
+        self._image, self._held = image_of(self._fd, self.tables)
 
     def write(self, batch: Table, data: memoryview) -> Counts:
         """Writes what has its place already: for each extent, how many of its bytes from its beginning on. No request
@@ -103,7 +103,7 @@ class DirectFile:
         Another thread may write meanwhile, here or through the daemon, if it touches none of the ranges: a cluster
         loses its place only when all of it is zeroed, and it gets one, as the file has it, when its surroundings are
         in it."""
-        return _read(self._image, rows, buffer)
+        return read_ranges(self._image, rows, buffer)
 
     def zeroed(self, offset: int, length: int) -> None:
         """The daemon will be asked to zero a range: its clusters may lose their places."""
@@ -112,6 +112,12 @@ class DirectFile:
             shift = 2 * tables.cluster_bits - 3  # bytes that one table of the second level covers
             tables.shut[offset >> shift : (offset + length - 1 >> shift) + 1] = 1
             self.tables = Tables(*tables)
+
+    def written(self, offset: int, length: int) -> None:
+        """The daemon will be asked to write a range: its clusters may be given places."""
+        bits = self.tables.cluster_bits
+        if bits and length:
+            self.tables.touched.update(range(offset >> bits, (offset + length - 1 >> bits) + 1))
 
     def fileno(self) -> int:
         return self._fd
@@ -133,33 +139,13 @@ class DirectFile:
             self._fd = -1
 
 
-class DirectReader:
-    """Reads the file of a DirectFile in another thread, while its writer works.
-
-    What was read counts when the writer's tables are still the same object: a cluster loses its place by a request that
-    is sent after `zeroed` has replaced them, so it had not lost it before the reading ended.
-    """
-
-    def __init__(self, writer: DirectFile) -> None:
-        """Raises OSError."""
-        self._writer, self._fd = writer, os.dup(writer.fileno())
-
-    def read(self, offset: int, buffer: memoryview) -> int:
-        """Fills the buffer with the disk's bytes from an offset on, as far as they are surely known: how many. Raises
-        OSError."""
-        tables = self._writer.tables
-        image, _held = _image(self._fd, tables)
-        row = np.array([(offset, len(buffer), 0, 0)], RANGE)
-        done = _read(image, row, buffer)
-        return int(done[0]) if self._writer.tables is tables else 0
-
-    def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+def tables_of(layout: Layout | None) -> Tables:
+    """Of a file at a moment at which all that the daemon knows is in it; None: one without tables."""
+    l1 = layout.l1 if layout else np.zeros(0, np.uint64)
+    return Tables(layout.cluster_bits if layout else 0, l1, np.zeros(len(l1), np.uint8), set())
 
 
-def _image(fd: int, tables: Tables) -> tuple[Any, Any]:
+def image_of(fd: int, tables: Tables) -> tuple[Any, Any]:
     """C's view, and what must live as long as it."""
     image = ffi.new("struct rha_direct *")
     held = (ffi.from_buffer("uint64_t[]", tables.l1), ffi.from_buffer("uint8_t[]", tables.shut))
@@ -168,7 +154,8 @@ def _image(fd: int, tables: Tables) -> tuple[Any, Any]:
     return image, held
 
 
-def _read(image: Any, rows: Table, buffer: memoryview) -> Counts:
+def read_ranges(image: Any, rows: Table, buffer: memoryview) -> Counts:
+    """As `DirectFile.read`, of a view of C's."""
     first = ffi.from_buffer("struct rha_undo_entry[]", np.ascontiguousarray(rows))
     done, failed = np.zeros(len(rows), np.uint64), ffi.new("size_t *")
     into = ffi.from_buffer("uint64_t[]", done)

@@ -34,6 +34,14 @@ _POLL_SECONDS = 0.02
 SAID_BYTES = 64 << 10  # of what the daemon said last
 MAX_SOCKET_PATH_BYTES = 107
 PROGRAM = "qemu-storage-daemon"
+# Its NBD server takes memory for each request, and glibc a mapping of its own for each block of that size: every byte
+# then goes through a page that was just made and cleared. Kept instead, the buffers of 32 requests (two connections of
+# 16) take 8 MiB, and writing new clusters half the processor time: 0.75 s a GiB instead of 1.3.
+_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(4 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(8 << 20),
+    "MALLOC_TOP_PAD_": str(1 << 20),
+}
 
 
 class ImageSpec(NamedTuple):
@@ -288,7 +296,13 @@ def _listener(path: Path) -> socket.socket:
 def _spawn(command: list[str], keep: tuple[int, ...], words: int) -> subprocess.Popen[bytes]:
     try:
         return subprocess.Popen(
-            command, pass_fds=keep, stdin=subprocess.DEVNULL, stdout=words, stderr=words, start_new_session=True
+            command,
+            pass_fds=keep,
+            stdin=subprocess.DEVNULL,
+            stdout=words,
+            stderr=words,
+            start_new_session=True,
+            env={**os.environ, **_MEMORY},
         )
     except FileNotFoundError as error:
         raise HostError("setpriv is missing", cause=str(error), hint="apt-get install util-linux") from error

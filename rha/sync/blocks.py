@@ -6,12 +6,16 @@ import contextlib
 import mmap
 import os
 import queue
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
+from typing import NamedTuple
 
 from blake3 import blake3
 
-from rha.errors import DeviceError
+from rha.errors import DeviceError, StateError
+from rha.sync.plan import Piece
 from rha.wire import frames
 
 BLOCK_BYTES = 64 << 10
@@ -20,6 +24,18 @@ UNITS = {0: BLOCK_BYTES, frames.FLAG_SECTORS: SECTOR_BYTES, frames.FLAG_PAGES: P
 EQUAL, DIFFERS, PARTLY_UNSENT, UNSENT = range(4)  # answers to a digest: the last two differ where nothing was ever sent
 MOST_BYTES = 16 << 20  # of disk that one question may be about; engines ask about 1 MiB
 DIGEST_BYTES = 16  # of blake3's 32: 2^-64 for an accidental match of two blocks among 2^32
+
+
+AHEAD = 3  # pieces that are read, or about to be, while one is digested and sent
+READERS = 2  # requests that the disk has at a time: one would leave it idle from each answer to the next request
+
+
+class ReadPiece(NamedTuple):
+    """`view`: the piece's bytes, in `buffer`, to be handed back with `DiskReader.release`."""
+
+    piece: Piece
+    buffer: mmap.mmap
+    view: memoryview
 
 
 class DiskReader:
@@ -41,6 +57,8 @@ class DiskReader:
         self._free: queue.SimpleQueue[mmap.mmap] = queue.SimpleQueue()
         for _ in range(buffers):
             self._free.put(mmap.mmap(-1, buffer_bytes))
+        # Its threads have the class of I/O of the one that reads ahead: a thread inherits it (rha/sync/paced.py).
+        self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="read")
 
     def __enter__(self) -> DiskReader:
         return self
@@ -48,8 +66,9 @@ class DiskReader:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.close(self._fd)
         self._is_closed = True
+        self._pool.shutdown(cancel_futures=True)  # nobody reads from a number that may be another file's
+        os.close(self._fd)
         with contextlib.suppress(queue.Empty):  # whoever still holds the reader must not hold 24 MiB with it
             while True:
                 self._free.get_nowait()
@@ -69,17 +88,35 @@ class DiskReader:
             raise DeviceError(f"{self._path} is shorter than it was", cause=f"{count} of {length} bytes at {offset}")
         return buffer, view
 
+    def ahead(self, wanted: Iterator[Piece]) -> Iterator[ReadPiece]:
+        """The pieces in their order, the next ones being read meanwhile; each is asked for when its reading begins.
+        Raises DeviceError, and what `wanted` raises."""
+        under_way: deque[tuple[Piece, Future[tuple[mmap.mmap, memoryview]]]] = deque()
+        for piece in wanted:
+            under_way.append((piece, self._pool.submit(self.read, piece.offset, piece.length)))
+            while len(under_way) > AHEAD or (under_way and under_way[0][1].done()):
+                yield _read_piece(under_way)
+        while under_way:
+            yield _read_piece(under_way)
+
     def _next_buffer(self) -> mmap.mmap:
         while True:
             try:
                 return self._free.get(timeout=0.2)
             except queue.Empty:
                 self._check()
+            if self._is_closed:
+                raise StateError(f"{self._path} is not read any more", cause="whoever read it has ended")
 
     def release(self, buffer: mmap.mmap) -> None:
         """The buffer may be used again; its views must not."""
         if not self._is_closed:
             self._free.put(buffer)
+
+
+def _read_piece(under_way: deque[tuple[Piece, Future[tuple[mmap.mmap, memoryview]]]]) -> ReadPiece:
+    piece, reading = under_way.popleft()
+    return ReadPiece(piece, *reading.result())
 
 
 def digests(data: memoryview, unit: int = BLOCK_BYTES) -> bytes:

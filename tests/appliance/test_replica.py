@@ -139,6 +139,25 @@ def test_a_new_generation_while_a_sync_is_not_applied_yet(tmp_path: Path) -> Non
         replica.close()
 
 
+def test_what_stands_behind_sync_data_is_not_journalled(tmp_path: Path) -> None:
+    """The checksum that came over the wire then is not that of the journal's frame."""
+    replica = opened(tmp_path)
+    master = Master(replica)
+    master.greet("a" * 32, 8)
+    master.control(FrameType.MARK, Mark(epoch=1, disks=[0], method="full"))
+    master.data(FrameType.RESYNC, CONTENT + b"more, 16 bytes..", raw_length=len(CONTENT))
+    zeros = frames.zeros_payload(4096)
+    master.data(FrameType.RESYNC, zeros + b"8 bytes.", offset=1 << 20, flags=frames.FLAG_ZEROS)
+    master.data(FrameType.RECORDS, record(WRITE, 0, 2048, 512, b"x" * 512))
+    master.data(FrameType.RESYNC, zeros, offset=1 << 20, flags=frames.FLAG_ZEROS)  # the stream has written a part of it
+    master.control(FrameType.END, End(epoch=1, disks=[0], lsn=master.lsn))
+    master.settle()
+    replica.close()
+    with Journal.open(tmp_path / "web1" / "journal") as journal:
+        found = [one for one in journal.read(journal.first) if one.header.type is FrameType.RESYNC]
+    assert [bytes(one.payload) for one in found] == [CONTENT, zeros, frames.zeros_payload(4096 - 512)]
+
+
 def test_an_applier_that_failed_is_tried_again_and_named_meanwhile(tmp_path: Path) -> None:
     replica = opened(tmp_path)
     try:

@@ -28,3 +28,11 @@ def test_the_summary_of_a_full_sync_says_only_what_there_was() -> None:
     progress.read_bytes = 1 << 20
     progress.advance(1 << 20, 1 << 20)
     assert progress.summary().startswith("first sync: read 1 MiB, sent 1 MiB, in ")
+
+
+def test_the_summary_says_what_was_only_waited_for() -> None:
+    progress = SyncProgress("compare", waited_seconds=4.6)
+    assert ", 4.6 s of them until earlier writes had surely ended" in progress.summary()
+    assert progress.as_report().waited_seconds == 4.6
+    progress.waited_seconds = 0.04
+    assert "surely" not in progress.summary()

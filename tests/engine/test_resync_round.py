@@ -6,6 +6,7 @@ Kernel, disk and link are models. Writes pass the probe, enter the queue, reach 
 hypothesis' choice; so do the round's own calls: its thread gets a turn for each call that it makes of the capture, the
 disk, the outbox or the clock, and nothing else moves meanwhile. Assumptions, as in docs/design.md: a probe is done
 within 20 ms, a write has entered its queue within 5 s of its probe, and a queue freeze waits for what is in the queue.
+A bio-based disk's drain waits for what the probe has seen.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ from rha.engine.resync import WINDOW_SECONDS, Round
 from rha.engine.state import DiskView, Need, Resync, next_action
 from rha.errors import RhaError, StateError
 from rha.scenario import Sync
-from rha.sync.blocks import BLOCK_BYTES
+from rha.sync.blocks import BLOCK_BYTES, ReadPiece
+from rha.sync.plan import Piece
 from rha.wire import frames
 from rha.wire.frames import FrameType, Header
 
@@ -44,6 +46,7 @@ BLOCKS = 3
 SIZE = BLOCKS * BLOCK_BYTES
 PLACES = [block * BLOCK_BYTES + sector * SECTOR for block in range(BLOCKS) for sector in (0, 1)]  # that are written
 RECORD_BYTES = 8
+READ_SECONDS = WINDOW_SECONDS / 2.5  # so slow that the window ends in the middle of a pass
 BASE = 8
 PROBE, PROBED, QUEUED, WRITTEN = range(4)
 
@@ -93,11 +96,14 @@ class Write:
 
 @dataclass(frozen=True)
 class Rules:
-    """What may be switched off, to see that it is needed."""
+    """What may be switched off, to see that it is needed. `kept`: the probe keeps each write until it ends, and the
+    window closes early; `drains_kept`: the drain waits for those."""
 
     drain: bool = True
     late: bool = True
     minus: bool = True
+    kept: bool = False
+    drains_kept: bool = True
 
 
 class Appliance:
@@ -254,10 +260,17 @@ class World:
 
     def drain(self, disk: int, check: object) -> str:
         self.turn()
+        seen = QUEUED
+        if self.rules.kept and self.rules.drains_kept:
+            self.pass_time(shared.PROBE_SECONDS)
+            seen = PROBED
         for place, write in list(self.flying.items()) if self.rules.drain else ():
-            while write.phase >= QUEUED and place in self.flying:
+            while write.phase >= seen and place in self.flying:
                 self.advance(place)
         return "model"
+
+    def keeps_writes_since(self, disk: int) -> float | None:
+        return self.clock - 2 * WINDOW_SECONDS if self.rules.kept else None
 
     # Capture, as the round sees it ----------------------------------------------------------------------------
 
@@ -315,11 +328,21 @@ class World:
 
     def read(self, offset: int, length: int) -> tuple[Any, memoryview]:
         self.turn()
+        self.pass_time(READ_SECONDS)
         content = bytearray(length)
         for place in PLACES:
             if offset <= place < offset + length:
                 content[place - offset : place - offset + 8] = self.medium[place].to_bytes(8, "little")
         return None, memoryview(content)
+
+    def ahead(self, wanted: Iterator[Piece]) -> Iterator[ReadPiece]:
+        """Up to two pieces are read before the first of them is used."""
+        done: list[ReadPiece] = []
+        for piece in wanted:
+            done.append(ReadPiece(piece, *self.read(piece.offset, piece.length)))
+            if len(done) > 2:
+                yield done.pop(0)
+        yield from done
 
     def release(self, buffer: object) -> None:
         pass
@@ -532,11 +555,16 @@ def wait_event(self: Any, timeout: float) -> bool:
 COMMON = {"deadline": None, "suppress_health_check": list(HealthCheck), "stateful_step_count": 40}
 
 
-def test_no_prefix_is_wrong() -> None:
-    run_state_machine_as_test(Machine, settings=settings(max_examples=60, **COMMON))
+@pytest.mark.parametrize("rules", [Rules(), Rules(kept=True)], ids=str)
+def test_no_prefix_is_wrong(rules: Rules) -> None:
+    machine = type("Sound", (Machine,), {"rules_on": rules})
+    run_state_machine_as_test(machine, settings=settings(max_examples=60, **COMMON))
 
 
-@pytest.mark.parametrize("rules", [Rules(drain=False), Rules(late=False), Rules(minus=False)], ids=str)
+BROKEN = [Rules(drain=False), Rules(late=False), Rules(minus=False), Rules(kept=True, drains_kept=False)]
+
+
+@pytest.mark.parametrize("rules", BROKEN, ids=str)
 def test_every_part_of_the_rule_is_needed(rules: Rules) -> None:
     broken = type("Broken", (Machine,), {"rules_on": rules})
     few = settings(max_examples=2000, phases=[Phase.generate], derandomize=True, database=None, **COMMON)

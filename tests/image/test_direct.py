@@ -43,13 +43,13 @@ def batch(*parts: tuple[int, bytes]) -> tuple[Table, memoryview]:
     return table(rows), memoryview(data)
 
 
-def random_batch(draw: random.Random, model: bytearray) -> tuple[Table, memoryview]:
-    """Extents that do not overlap, ascending, a fifth of them zeros; the model takes them too."""
+def random_batch(draw: random.Random, model: bytearray, zeros: float = 0.2) -> tuple[Table, memoryview]:
+    """Extents that do not overlap, ascending, a share of them zeros; the model takes them too."""
     cuts = sorted(draw.sample(range(0, BYTES // 512), 2 * draw.randint(1, 20)))
     rows, data = [], bytearray()
     for first, last in zip(cuts[::2], cuts[1::2], strict=True):
         offset, length = first * 512, min((last - first) * 512, draw.choice([512, 4096, 3 * CLUSTER]))
-        if draw.random() < 0.2:
+        if draw.random() < zeros:
             rows.append(Extent(0, ZEROS, offset, length, 0))
             model[offset : offset + length] = bytes(length)
         else:

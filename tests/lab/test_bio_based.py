@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,6 +74,25 @@ def test_first_sync_under_load_then_equal(lab: Lab, zram: Zram) -> None:
         before = writer.count
         wait_for(lambda: writer.count > before + 200, 30)
     assert engine.losses() == {}
+    lab.assert_equal(engine, [zram])
+
+
+def test_a_later_sync_waits_for_no_window(lab: Lab, zram: Zram) -> None:
+    """The probe has kept every write for long, so it knows when those from before the mark have ended."""
+    lab.appliance.start()
+    engine = lab.engine([zram.path])
+    engine.start()
+    engine.wait_ordered()
+    lab.appliance.stop()
+    wait_for(lambda: not engine.report()["connected"], 30)
+    shutil.rmtree(lab.appliance.image(engine.name, "d0").parent.parent)
+    with RawWriter(zram.path, unit=4096) as writer:
+        lab.appliance.start()
+        wait_for(lambda: engine.report()["connected"] and engine.state() == "write-order", 60)
+        before = writer.count
+        wait_for(lambda: writer.count > before + 200, 30)
+    done = engine.report()["disks"][0]["last_sync"]
+    assert (done["method"], done["waited_seconds"] < 0.1) == ("full", True), done
     lab.assert_equal(engine, [zram])
 
 

@@ -11,7 +11,8 @@ import pytest
 from blake3 import blake3
 
 from rha.errors import DeviceError, StateError
-from rha.sync.blocks import BLOCK_BYTES, DIGEST_BYTES, DiskReader, differing, digests
+from rha.sync.blocks import AHEAD, BLOCK_BYTES, DIGEST_BYTES, DiskReader, differing, digests
+from rha.sync.plan import Piece, pieces
 
 FILE_BYTES = 5 * BLOCK_BYTES + 512
 
@@ -49,6 +50,43 @@ def test_reads_what_is_there(file: Path) -> None:
         reader.release(buffer)
         _, view = reader.read(5 * BLOCK_BYTES, 512)
         assert view == file.read_bytes()[-512:]
+
+
+def test_reads_ahead_in_order(file: Path) -> None:
+    """The buffers are fewer than the pieces, and given back late."""
+    content, held = file.read_bytes(), []
+    with DiskReader(str(file), check=never, buffers=5) as reader:
+        wanted = pieces(lambda start, _: (start, 1) if start < 6 else None, FILE_BYTES)
+        for number, (piece, buffer, view) in enumerate(reader.ahead(wanted)):
+            assert (piece.first, view) == (number, content[piece.offset : piece.offset + piece.length])
+            held.append(buffer)
+            if len(held) > 1:
+                reader.release(held.pop(0))
+    assert number == 5
+
+
+def test_a_piece_is_asked_for_only_when_its_reading_begins(file: Path) -> None:
+    """What it is paced by and what is pending are looked at then."""
+    asked: list[int] = []
+
+    def next_run(start: int, longest: int) -> tuple[int, int] | None:
+        asked.append(start)
+        return (0, 1)
+
+    with DiskReader(str(file), check=never, buffers=8) as reader:
+        endless = reader.ahead(Piece(*run, 0, BLOCK_BYTES) for run in iter(lambda: next_run(0, 1), None))
+        next(endless)
+        assert 1 <= len(asked) <= AHEAD + 1
+
+
+def test_what_goes_wrong_ahead_is_raised_and_nothing_is_read_after_the_end(file: Path) -> None:
+    beyond = Piece(6, 1, 6 * BLOCK_BYTES, BLOCK_BYTES)
+    with DiskReader(str(file), check=never, buffers=1) as reader, pytest.raises(DeviceError, match="shorter"):
+        list(reader.ahead(iter([beyond])))
+    with DiskReader(str(file), check=never, buffers=1) as reader:  # its second read waits for a buffer for ever
+        next(reader.ahead(Piece(n, 1, n * BLOCK_BYTES, BLOCK_BYTES) for n in range(4)))
+    with pytest.raises(RuntimeError):
+        next(reader.ahead(iter([beyond])))
 
 
 def test_buffers_end_with_the_reading(file: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 from rha.sync.paced import give_way, io_class
 
@@ -25,3 +26,18 @@ def test_only_the_calling_thread_gives_way() -> None:
     thread.join()
     assert found == [True, 3, "idle"]
     assert io_class() == before
+
+
+def test_threads_that_it_starts_give_way_as_well() -> None:
+    """Those that read ahead for a sync."""
+    found: list[int] = []
+
+    def sync() -> None:
+        give_way()
+        with ThreadPoolExecutor(1) as pool:
+            found.append(pool.submit(io_class).result())
+
+    thread = threading.Thread(target=sync)
+    thread.start()
+    thread.join()
+    assert found == [3]
