@@ -73,12 +73,13 @@ class Disk:
 
 class Daemon:
     """One of rha's daemons as a process. `socket`: its control socket; `variables`: added to its environment; `wrap`:
-    words in front of its command."""
+    words in front of its command; `program`: what is run."""
 
     def __init__(self, words: list[str], control: Path, log: Path) -> None:
         self.words, self.socket, self.log_path = words, control, log
         self.variables: dict[str, str] = {}
         self.wrap: list[str] = []
+        self.program = RHA
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -89,7 +90,7 @@ class Daemon:
     def launch(self) -> None:
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [*self.wrap, *RHA, *self.words],
+                [*self.wrap, *self.program, *self.words],
                 env=environment(self.socket.parent) | self.variables,
                 stdout=log,
                 stderr=log,
