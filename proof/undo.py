@@ -44,7 +44,10 @@ def intervals(folder: Path) -> list[Interval]:
     for path in sorted(folder.glob("*.undo")):
         if found and found[-1].end != found[-1].path.stat().st_size:
             raise BadJournal(f"{found[-1].path} is torn at {found[-1].end}, and is not the last one")
-        head = next(_sound(path)).message()
+        first = next(_sound(path), None)
+        if first is None or first.type != INTERVAL:
+            raise BadJournal(f"{path} does not say what it is")
+        head = first.message()
         if found and head["before_start"] != found[-1].start:
             raise BadJournal(f"{path} follows the interval at {head['before_start']}, not {found[-1].start}")
         found.append(Interval(path, int(path.stem, 16), head["base"], _end(path)))
