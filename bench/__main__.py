@@ -18,6 +18,7 @@ from bench import (
     daemons,
     disk,
     drbd,
+    fleet,
     fullpath,
     growth,
     link,
@@ -47,6 +48,7 @@ PARTS: dict[str, tuple[Callable[[], object], Callable[[object], None]]] = {
     "redirect": (redirect.measure, tables.rows),
     "growth": (growth.measure, tables.rows),
     "masters": (masters.measure, tables.rows),
+    "fleet": (fleet.measure, tables.rows),
     "drbd": (drbd.measure, drbd.show),
 }
 

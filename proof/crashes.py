@@ -23,7 +23,7 @@ from pathlib import Path
 
 from proof import journal
 from proof.applied import OpenedPoints
-from proof.lab import MIB, Disk, Lab, wait_for
+from proof.lab import MIB, SMALL_STEPS, Disk, Lab, wait_for
 from proof.oracle_a import MEMORY
 from proof.position import Position
 from proof.remains import Chronicle, Known, Look, Remains, digest
@@ -37,12 +37,6 @@ KILLS = 200
 WINDOW_SECONDS = 180.0
 PROMISED_SECONDS = WINDOW_SECONDS - 30.0  # what is seen after a kill was written before it
 SETTINGS = f'window = "{WINDOW_SECONDS:.0f}s"\nwindow_bytes = "64GiB"\n'
-# The real program with other constants: an interval in seconds and not in minutes, a segment of some kills.
-SMALL = (
-    "from rha.appliance import history; history.INTERVAL_BYTES = 24 << 20; history.INTERVAL_SECONDS = 10.0;"
-    " from rha.journal.segment import Journal; Journal.open.__func__.__kwdefaults__['segment_bytes'] = 32 << 20;"
-    " from rha.cli.main import main; main()"
-)
 DISKS = (1, 1, 2)  # of each master
 DISK_BYTES = 24 * MIB
 NEAR, ALL = 3, 10_000  # intervals that the images are taken back after a kill; ALL after every `LIVE_EVERY`th
@@ -144,7 +138,7 @@ class Crashes:
         self._images = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rha-crash-", dir=MEMORY)))
         self._lab = Lab(folder, MEMORY, stack, settings=SETTINGS)
         self._appliance = self._lab.appliance
-        self._appliance.program = [sys.executable, "-c", SMALL]
+        self._appliance.program = [sys.executable, "-c", SMALL_STEPS]
         self._appliance.start()
         self._masters = [Master(self._lab, n, self._images, seed * 100, stack) for n in range(masters)]
 

@@ -104,12 +104,15 @@ class Chronicle(Follower):
 
 
 class Remains:
-    """Of one scenario, at one kill. `undone`: intervals that were taken back; `redone`: bytes of journal applied."""
+    """Of one scenario, at one kill. `undone`: intervals that were taken back; `redone`: bytes of journal applied;
+    `end`: position and LSN at which the sound journal ends; `straight`: raw files of what the disks are there."""
 
     def __init__(self, folder: Path, disks: Sequence[str], chronicle: Chronicle, work: Path) -> None:
         """`folder`: the scenario's in the store. `work`: in memory, for copies of the images; emptied by the caller."""
         self._folder, self._disks, self._chronicle, self._work = folder, disks, chronicle, work
         self.undone = self.redone = 0
+        self.end = (0, 0)
+        self.straight = [work / f"{disk}.straight" for disk in disks]
 
     def faults(self, acknowledged: int, bookmarks: dict[str, int], most_intervals: int) -> Iterator[str]:
         """What is wrong. `acknowledged`: an LSN; `bookmarks`: name → LSN, as they were confirmed; `most_intervals`: how
@@ -132,9 +135,10 @@ class Remains:
         if window and window[-1].start > saved["position"]:
             yield f"undo begins at {window[-1].start}, above the checkpoint at {saved['position']}"
         tail = list(journal.sound(self._folder / "journal", saved["position"]))
-        end = max([saved["lsn"], *(one.lsn + len(one.payload) for one in tail if one.type == journal.RECORDS)])
-        if end < acknowledged:
-            yield f"the journal ends at LSN {end}, {acknowledged} was acknowledged"
+        lsns = [one.lsn + len(one.payload) for one in tail if one.type == journal.RECORDS]
+        self.end = (tail[-1].next_position if tail else saved["position"], max([saved["lsn"], *lsns]))
+        if self.end[1] < acknowledged:
+            yield f"the journal ends at LSN {self.end[1]}, {acknowledged} was acknowledged"
         images = RawImages([self._work / f"{disk}.image" for disk in self._disks], chronicle.sizes)
         yield from self._load(images)
         yield from self._taken_back(images, window[-most_intervals:])
@@ -159,7 +163,7 @@ class Remains:
                 return
 
     def _redone(self, images: RawImages, tail: Sequence[Frame]) -> Iterator[str]:
-        straight = RawImages([file.with_suffix(".straight") for file in images.files], self._chronicle.sizes)
+        straight = RawImages(self.straight, self._chronicle.sizes)
         for copy, image in zip(straight.images, self._chronicle.images, strict=True):
             copy[:] = image[:]
         for frame in tail:

@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,7 +24,7 @@ COUNT, SEED = 42, 3
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int]]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
     """A scenario's folder with several intervals of undo and one bookmark; the end of its stream."""
     place = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
@@ -42,7 +41,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int]]
         settle(master)  # of the last two frames, which do not make an interval
         replica.points.bookmark("all", "now", "")
         replica.close()
-    yield place / NAME, master.lsn
+    return place / NAME, master.lsn
 
 
 def settle(master: Master) -> None:
