@@ -199,9 +199,9 @@ class Crashes:
         for master in self._masters:
             name = master.engine.name
             wait_for(master.is_consistent, PATIENCE_SECONDS, self._appliance.log)
-            if alarms := self._appliance.report(name)["alarms"]:
-                self._fail(number, f"{name}: alarms {alarms}")
             listing = local.call(self._appliance.socket, "points", scenario=name)
+            if why := listing["lost_why"] or listing["cut_why"]:
+                self._fail(number, f"{name}: points are missing: {why}")
             if why := master.bookmark_fault({mark["name"]: mark["lsn"] for mark in listing["bookmarks"]}):
                 self._fail(number, f"{name}: {why}")
             self._judge_points(number, master)
