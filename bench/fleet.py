@@ -29,7 +29,7 @@ from rha.control import local
 
 COUNT, GROUP = 50, 4  # so many start at a time: each loads its probe with a compiler
 DISK_BYTES = 16 * MIB
-RING = "8MiB"
+RING = "16MiB"
 HEARTBEAT = "1s"  # as an engine has it by default
 PACE_KIB = 256  # a second, of a master that has a little to write
 IDLE_SECONDS, WARM_UP_SECONDS, WINDOW_SECONDS = 10.0, 4.0, 15.0

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rha.engine.pace import BULK_SHARE, BURST_SECONDS, Bucket, Turns
+from rha.engine.pace import BULK_SHARE, BURST_SECONDS, IDLE_SECONDS, Bucket, Turns, idle_wait
 
 MIB = 1 << 20
 
@@ -80,3 +80,15 @@ def test_alone_there_is_nobody_to_yield_to() -> None:
     turns.sent_bulk(100 * MIB)
     assert turns.is_bulk_next(records_wait=False, bulk_waits=True, ring_used=0.9)
     assert not turns.is_bulk_next(records_wait=True, bulk_waits=False, ring_used=0.0)
+
+
+def test_a_ring_that_stays_empty_is_looked_at_less_and_less_often() -> None:
+    ring = 64 << 20
+    assert idle_wait(0.0, ring) == idle_wait(0.016, ring) == IDLE_SECONDS[0]
+    assert idle_wait(0.08, ring) == pytest.approx(0.005)
+    assert idle_wait(3600.0, 1 << 30) == IDLE_SECONDS[1]
+
+
+def test_a_small_ring_is_not_left_alone_for_longer_than_a_burst_needs_to_fill_it() -> None:
+    assert idle_wait(3600.0, 64 << 20) == pytest.approx((64 << 20) / 8e9)
+    assert idle_wait(3600.0, 1 << 20) == IDLE_SECONDS[0]
