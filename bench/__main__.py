@@ -60,6 +60,7 @@ def main(parts: list[str]) -> int:
     if unknown := set(parts) - PARTS.keys():
         print(f"error: no such part: {', '.join(unknown)}\ncause: there are: {', '.join(PARTS)}\nhint: make bench")
         return 2
+    f.end_in_order()
     result = json.loads(RESULT.read_text()) if parts and RESULT.exists() else {}
     result["machine"] = f.machine()
     print(result["machine"])

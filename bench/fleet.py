@@ -188,4 +188,5 @@ def _load(disks: Sequence[Disk], kib_per_second: int | None) -> Iterator[None]:
 
 
 if __name__ == "__main__":
+    f.end_in_order()
     print(f.load(), *measure(*map(int, sys.argv[1:])), sep="\n")
