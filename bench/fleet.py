@@ -62,6 +62,11 @@ class _Member:
         self.engine, self.disk = engine, disk
         self.position: Position
 
+    def has_begun(self) -> bool:
+        """Raises AssertionError when its engine has ended."""
+        assert self.engine.is_running, self.engine.log()
+        return local.answers(self.engine.socket)
+
     @property
     def pid(self) -> int:
         assert self.engine.process is not None
@@ -89,7 +94,7 @@ class _Fleet:
             for member in group:
                 member.engine.launch()
             for member in group:
-                wait_for(lambda one=member: local.answers(one.engine.socket), START_SECONDS, member.engine.log)  # type: ignore[misc]
+                wait_for(member.has_begun, START_SECONDS, member.engine.log)
                 member.position = stack.enter_context(Position(member.engine.name))
         for member in self.members:
             member.engine.wait_ordered(ORDER_SECONDS)
