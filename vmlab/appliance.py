@@ -238,11 +238,12 @@ class _Scene:
                 yield from remains.faults(acknowledged, self._bookmarks, MOST_INTERVALS)
                 self.tally.undone += remains.undone
                 appliance = self._lab.appliance
-                appliance.start()
                 try:
+                    appliance.start()
                     yield from self._judge_running(appliance, acknowledged, number)
-                finally:
                     appliance.stop()
+                finally:
+                    appliance.kill()  # else the file system stays in use, whatever it was
                 yield from _redone(folder, remains)
         finally:
             shutil.rmtree(work)
