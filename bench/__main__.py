@@ -18,6 +18,7 @@ from bench import (
     daemons,
     disk,
     drbd,
+    fleet,
     fullpath,
     growth,
     link,
@@ -49,6 +50,7 @@ PARTS: dict[str, tuple[Callable[[], object], Callable[[object], None]]] = {
     "points": (points.measure, tables.rows),
     "growth": (growth.measure, tables.rows),
     "masters": (masters.measure, tables.rows),
+    "fleet": (fleet.measure, tables.rows),
     "drbd": (drbd.measure, drbd.show),
 }
 
@@ -60,6 +62,7 @@ def main(parts: list[str]) -> int:
     if unknown := set(parts) - PARTS.keys():
         print(f"error: no such part: {', '.join(unknown)}\ncause: there are: {', '.join(PARTS)}\nhint: make bench")
         return 2
+    f.end_in_order()
     result = json.loads(RESULT.read_text()) if parts and RESULT.exists() else {}
     result["machine"] = f.machine()
     print(result["machine"])

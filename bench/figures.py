@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, median
 from typing import NamedTuple
+
+
+def end_in_order() -> None:
+    """When told to end: daemons, probes and devices go on the way out."""
+    for wish in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(wish, lambda number, _: sys.exit(128 + number))
 
 
 def spread(values: Sequence[float], digits: int = 2) -> list[float]:

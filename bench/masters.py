@@ -63,7 +63,7 @@ def _idle(pid: int) -> dict[str, object]:
     time.sleep(SETTLE_SECONDS)
     before = cpu_seconds(pid)
     time.sleep(IDLE_SECONDS)
-    helpers = _storage_daemons(pid)
+    helpers = storage_daemons(pid)
     return {
         "idle_cores": round((cpu_seconds(pid) - before) / IDLE_SECONDS, 3),
         "idle_MiB": round(resident_bytes(pid) / MIB, 1),
@@ -74,7 +74,7 @@ def _idle(pid: int) -> dict[str, object]:
     }
 
 
-def _storage_daemons(pid: int) -> list[int]:
+def storage_daemons(pid: int) -> list[int]:
     """The appliance's children, whichever thread has started them."""
     return [
         int(word) for task in Path(f"/proc/{pid}/task").iterdir() for word in (task / "children").read_text().split()

@@ -17,6 +17,8 @@ int on_queue(struct bpf_raw_tracepoint_args *ctx) {
   if (!dev || !frame || !magic) return 0;
   u64 disk = rd64(rd64(bio + OFF_bio_bi_bdev) + OFF_block_device_bd_disk);
   if (disk_number(disk) != *dev) return 0;
+  u32 opf = 0;
+  if (READ(&opf, 4, bio + OFF_bio_bi_opf) || (opf & 0xff) != REQ_OP_WRITE) return 0; /* udev reads whatever is new */
   u64 vmemmap = rd64(rd64(bio + OFF_bio_bi_io_vec) + OFF_bio_vec_bv_page) - *frame * SZ_page;
   found.update(&k0, &vmemmap);
   u64 base = disk & ~((1ull << STEP_SHIFT) - 1);

@@ -1,6 +1,6 @@
 """`make proof`: every oracle and every storm, printed as a table and written to build/proof.json.
 
-    python -m proof [--seed N] [--cuts N] [--database-cuts N] [--only PART]... [--storm NAME]...
+    python -m proof [--seed N] [--cuts N] [--database-cuts N] [--kills N] [--only PART]... [--storm NAME]...
 
 A failure names its subject, seed and LSN; the same seed draws the same cuts and the same order of kills again.
 """
@@ -15,11 +15,12 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from proof import oracle_a, oracle_c, storms
+from proof import crashes, oracle_a, oracle_c, storms
 from proof.result import PATH, Result
 from vmlab import log_writes, stacks
 
 PARTS = ("images", "databases", "storms", "lab")
+STORMS = [*(plan.name for plan in storms.PLANS), crashes.NAME]
 
 
 def say(sentence: str) -> None:
@@ -31,8 +32,9 @@ def arguments() -> argparse.Namespace:
     words.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000, help="drawn anew unless given")
     words.add_argument("--cuts", type=int, default=2000, help="LSN cuts of disks and file systems")
     words.add_argument("--database-cuts", type=int, default=240, help="LSN cuts of databases")
+    words.add_argument("--kills", type=int, default=crashes.KILLS, help=f"of the appliance, in {crashes.NAME}")
     words.add_argument("--only", action="append", choices=PARTS, help="leave the other parts out")
-    words.add_argument("--storm", action="append", choices=[plan.name for plan in storms.PLANS], help="these only")
+    words.add_argument("--storm", action="append", choices=STORMS, help="these only")
     return words.parse_args()
 
 
@@ -51,6 +53,11 @@ def judge(result: Result, subject: oracle_a.Subject) -> None:
 
 def weather(result: Result, plan: storms.Plan, seed: int) -> None:
     result.tallies.append(storms.told(plan, seed, say))
+
+
+def kills(result: Result, seed: int, count: int) -> None:
+    """The appliance alone, and what each kill leaves."""
+    result.tallies.append(crashes.told(seed, say, count))
 
 
 def machines(result: Result) -> None:
@@ -88,6 +95,8 @@ def main() -> int:
     for number, plan in enumerate(storms.PLANS if "storms" in parts else ()):
         if not given.storm or plan.name in given.storm:
             guarded(result, partial(weather, result, plan, given.seed + 1000 * number), f"storm {plan.name}")
+    if "storms" in parts and (not given.storm or crashes.NAME in given.storm):
+        guarded(result, partial(kills, result, given.seed, given.kills), f"storm {crashes.NAME}")
     if "lab" in parts:
         guarded(result, partial(machines, result), "device stacks")
         guarded(result, partial(log_of_writes, result), "dm-log-writes")

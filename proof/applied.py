@@ -138,6 +138,13 @@ class OpenedPoints:
         """As `differences` above."""
         return differences(self._readers, files)
 
+    def content(self, disk: int) -> bytearray:
+        """All of one disk at the point."""
+        reader, found = self._readers[disk], bytearray()
+        while rest := reader.get_size() - len(found):
+            found += reader.pread(min(READ_BYTES, rest), len(found))
+        return found
+
     def _close(self) -> None:
         self._readers = []
         if self._name:

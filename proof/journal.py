@@ -89,6 +89,26 @@ def frames(folder: Path, start: int = 0, end: int | None = None, keys: Sequence[
             yield from _segment(path, first, max(0, start - first), limit, keys)
 
 
+def sound(folder: Path, start: int) -> Iterator[Frame]:
+    """The frames from a position on, as far as they are whole: behind the durable mark a crash may have torn one.
+
+    Raises BadJournal when that is below the mark.
+    """
+    end = start
+    try:
+        for frame in frames(folder, start):
+            yield frame
+            end = frame.next_position
+    except BadJournal:
+        if end < durable(folder):
+            raise
+
+
+def segment(path: Path, first: int) -> Iterator[Frame]:
+    """All frames of one file in the clear that begins at a position. Raises BadJournal."""
+    return _segment(path, first, 0, first + path.stat().st_size, ())
+
+
 def _segment(path: Path, first: int, offset: int, end: int, keys: Sequence[bytes]) -> Iterator[Frame]:
     with path.open("rb") as file:
         if not path.stat().st_size:

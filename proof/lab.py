@@ -26,6 +26,13 @@ T = TypeVar("T")
 
 MIB = 1 << 20
 RHA = [sys.executable, "-c", "from rha.cli.main import main; main()"]
+# The same program as an appliance with other constants: an interval of undo takes seconds and not minutes, a segment is
+# full after some kills.
+SMALL_STEPS = (
+    "from rha.appliance import history; history.INTERVAL_BYTES = 24 << 20; history.INTERVAL_SECONDS = 10.0;"
+    " from rha.journal.segment import Journal; Journal.open.__func__.__kwdefaults__['segment_bytes'] = 32 << 20;"
+    " from rha.cli.main import main; main()"
+)
 POLL_SECONDS = 0.05
 PATIENCE = 3  # times the limit that a quiet host would need: a busy one is no failure
 
@@ -73,12 +80,13 @@ class Disk:
 
 class Daemon:
     """One of rha's daemons as a process. `socket`: its control socket; `variables`: added to its environment; `wrap`:
-    words in front of its command."""
+    words in front of its command; `program`: what is run."""
 
     def __init__(self, words: list[str], control: Path, log: Path) -> None:
         self.words, self.socket, self.log_path = words, control, log
         self.variables: dict[str, str] = {}
         self.wrap: list[str] = []
+        self.program = RHA
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -89,7 +97,7 @@ class Daemon:
     def launch(self) -> None:
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [*self.wrap, *RHA, *self.words],
+                [*self.wrap, *self.program, *self.words],
                 env=environment(self.socket.parent) | self.variables,
                 stdout=log,
                 stderr=log,
@@ -231,6 +239,9 @@ class Lab:
         """`folder` for logs, sockets and the store, `memory` for the disks' files, `settings`: further lines of the
         appliance's configuration."""
         self._settings = settings
+        self.heartbeat = (
+            "200ms"  # of the engines made from now on; far below the product's, so that tests need not wait
+        )
         self.folder, self.memory, self.stack = folder, memory, stack
         (folder / "run").mkdir()
         self.pki = folder / "pki"
@@ -295,11 +306,12 @@ class Lab:
         """The file of a scenario, as `engine` says."""
         pair = pair or self.certificate(name)
         file = self.folder / f"{name}.toml"
+        timing = f'[link]\nheartbeat = "{self.heartbeat}"\n{link}'
         disks = "".join(f'[[disk]]\nname = "d{i}"\ndevice = "{path}"\n' for i, path in enumerate(devices))
         file.write_text(
             f'name = "{name}"\n{disks}[appliance]\naddress = "127.0.0.1:{port or self.port}"\n'
             f'ca = "{self.pki / "ca.pem"}"\ncertificate = "{pair.certificate}"\nkey = "{pair.key}"\n'
-            f'[capture]\nring = "{ring}"\n[link]\nheartbeat = "200ms"\n{link}[sync]\nmethod = "{sync}"\n{more}'
+            f'[capture]\nring = "{ring}"\n{timing}[sync]\nmethod = "{sync}"\n{more}'
         )
         return file
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import signal
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -66,6 +68,20 @@ class StampWriter:
         if self._process:
             self._process.send_signal(signal.SIGUSR1 if value else signal.SIGUSR2)
 
+    @contextmanager
+    def standing(self) -> Iterator[None]:
+        """No write is under way in the block: a thread stops when its system call is over."""
+        process = self._process
+        assert process, "the stamp writer does not run"
+        process.send_signal(signal.SIGSTOP)
+        try:
+            tasks = Path(f"/proc/{process.pid}/task")
+            while not all(_is_stopped(task / "stat") for task in tasks.iterdir()):
+                time.sleep(0.001)
+            yield
+        finally:
+            process.send_signal(signal.SIGCONT)
+
     @property
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
@@ -82,6 +98,10 @@ class StampWriter:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def _is_stopped(stat: Path) -> bool:
+    return stat.read_text().rpartition(") ")[2].startswith("T")
 
 
 class Fault(NamedTuple):

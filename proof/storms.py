@@ -25,6 +25,7 @@ from proof.lab import MIB, Appliance, Lab, wait_for
 from proof.oracle_a import KEEP_ALL, MEMORY, Verdict, differing_end, walk
 from proof.position import Position
 from proof.proxy import Proxy
+from proof.remains import image_of
 from proof.replay import Follower, Replay
 from proof.stamp import SequenceRule, StampWriter
 from proof.weather import Clock, busy_processors, clock_steps, little_memory
@@ -175,10 +176,7 @@ class Victim:
         """The appliance stands: its image must be the replay up to its checkpoint. The difference, or None."""
         folder = appliance.store / self.engine.name
         self.follower.to(int(json.loads((folder / "checkpoint.json").read_text())["position"]))
-        guard = folder / "guard.json"
-        guarded = guard.exists() and not json.loads(guard.read_text())["on_base"]
-        image = folder / "images" / ("d0.sync.qcow2" if guarded else "d0.qcow2")
-        return why_differs(image, self.follower.files[0])
+        return why_differs(image_of(folder, "d0"), self.follower.files[0])
 
 
 def why_differs(image: Path, raw: Path) -> str | None:

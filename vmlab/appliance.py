@@ -3,8 +3,8 @@ that the master was told is durable is missing.
 
 The appliance runs in a machine, as its own unit; its store is a file system on a disk that loses at a power cut what
 was not flushed (vmlab/volatile.py). The master is this host: a loop device under a writer of stamps. After each cut the
-disk is looked at here, on a copy, while the machine goes on with the same disk: the product opens it, and is judged by
-what shares no code with it (proof/journal.py, proof/replay.py).
+disk is looked at here, on a copy, while the machine goes on with the same disk: first as it lies there
+(proof/remains.py), then the product opens it, and is judged by what shares no code with it.
 
 The machine boots once. After a cut it starts from its memory of the moment before it first had that disk: it knows as
 little of it as after a boot, and is there in seconds.
@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import json
 import random
+import re
+import shutil
 import subprocess
 import tempfile
 import time
@@ -28,11 +30,11 @@ from typing import Any
 from demo.setting import free_ports
 from proof import journal, replay
 from proof.applied import OpenedPoints
-from proof.journal import BadJournal
-from proof.lab import Appliance, Engine, Lab, run, wait_for
+from proof.lab import SMALL_STEPS, Appliance, Engine, Lab, run, wait_for
 from proof.oracle_a import KEEP_ALL, chosen
 from proof.position import Position
-from proof.replay import Follower, Replay
+from proof.remains import Chronicle, Look, Remains, digest
+from proof.replay import Replay
 from proof.stamp import SequenceRule, StampWriter
 from proof.storms import why_differs
 from rha.control import local
@@ -48,24 +50,30 @@ STORE_BYTES = 3072 * MIB  # sparse
 MOST_SECONDS = 6.0  # of work between the boot and the next cut
 CONNECT_SECONDS = 240.0
 BUSY_SECONDS = 3.0  # so long a cut waits for writes in the disk's cache
+CACHED = (1, 1, 2, 4, 8, 16, 32)  # so many of them
+MOST_INTERVALS = 100  # of undo, taken back after each cut
 POINTS = 3  # opened after each cut
 PORT = 7420
 STORE = "/var/lib/rha/store"
 MEMORY = Path("/dev/shm")
+
+_LSN = re.compile(rb"LSN (\d+)")
 
 Say = Callable[[str], None]
 
 
 @dataclass
 class Tally:
-    """`cuts`: of the power; `lost`, `kept`, `torn`: writes in the disk's cache then; `points`: opened and compared;
-    `failures`: a sentence each."""
+    """`cuts`: of the power; `lost`, `kept`, `torn`: writes in the disk's cache then; `undone`: intervals of undo taken
+    back; `points`: opened and compared; `looks`: at the master's disk, met by the journal; `failures`: sentences."""
 
     cuts: int = 0
     lost: int = 0
     kept: int = 0
     torn: int = 0
+    undone: int = 0
     points: int = 0
+    looks: int = 0
     bookmarks: int = 0
     acknowledged_bytes: int = 0
     failures: list[str] = field(default_factory=list)
@@ -75,7 +83,9 @@ class Tally:
         figures = {
             "power cuts": str(self.cuts),
             "writes in the cache": f"{self.lost} lost, {self.kept} kept, {self.torn} torn",
+            "intervals taken back": str(self.undone),
             "points compared": str(self.points),
+            "looks at the disk met": str(self.looks),
             "bookmarks kept": str(self.bookmarks),
             "bytes acknowledged": str(self.acknowledged_bytes),
         }
@@ -113,7 +123,7 @@ class _Scene:
         self._images, self._draw, self._say = images, draw, say
         self._hardware = disk.Disk("store", store.file, served=store.socket)
         self.tally = Tally()
-        self._bookmarks: list[str] = []
+        self._bookmarks: dict[str, int] = {}
 
     def prepare(self, stack: ExitStack) -> None:
         """The appliance installed and enabled, the master in write order."""
@@ -128,17 +138,16 @@ class _Scene:
         self._engine.wait_ordered(CONNECT_SECONDS)
         self._position = stack.enter_context(Position(self._engine.name))
         self._log = self._images / "log"
-        self._stamps = StampWriter(self._log, [self._disk.path], seed=7, threads=4, pause_us=60_000, longest=16)
+        self._stamps = StampWriter(self._log, [self._disk.path], seed=7, threads=8, pause_us=60_000, longest=32)
         stack.callback(self._stamps.stop)
         self._stamps.start()
         name = self._engine.name
-        self._follower = Follower(
-            self._lab.appliance.store / name / "journal", [self._images / "follow.raw"], (DISK_BYTES,)
-        )
+        journals = self._lab.appliance.store / name / "journal"
+        self._chronicle = Chronicle(journals, [self._images / "straight.raw"], (DISK_BYTES,), seed=7)
         self._say("in write order, under load")
 
     def _install(self) -> None:
-        """As a user does: certificates, configuration, unit."""
+        """As a user does: certificates, configuration, unit. Undo and journal go in small steps."""
         pki = self._lab.pki
         for name in ("ca.pem", "appliance-lab.pem", "appliance-lab.key"):
             self._machine.put(f"/etc/rha/pki/{name}", (pki / name).read_bytes())
@@ -146,6 +155,11 @@ class _Scene:
             "/etc/rha/appliance.toml",
             f'listen = "0.0.0.0:{PORT}"\nstore = "{STORE}"\nca = "/etc/rha/pki/ca.pem"\n'
             'certificate = "/etc/rha/pki/appliance-lab.pem"\nkey = "/etc/rha/pki/appliance-lab.key"\n' + KEEP_ALL,
+        )
+        self._machine.put(
+            "/etc/systemd/system/rha-appliance.service.d/small.conf",
+            "[Service]\nExecStart=\n"
+            f'ExecStart=/opt/rha/bin/python -c "{SMALL_STEPS}" appliance --config /etc/rha/appliance.toml\n',
         )
         self._machine.sh(
             "cp /opt/rha/packaging/rha-appliance.service /etc/systemd/system/; systemctl daemon-reload;"
@@ -165,10 +179,12 @@ class _Scene:
             self._wait_connected()
             self._bookmark(number)
             time.sleep(self._draw.random() * MOST_SECONDS)
-        self._store.fail(BUSY_SECONDS)
+        self._store.fail(BUSY_SECONDS, self._draw.choice(CACHED))
         self._machine.cut_power()
         fate = self._store.settle()
         acknowledged = self._position.acknowledged()
+        with self._stamps.standing():  # its writes are past the cache of the device
+            self._chronicle.expect(Look(self._position.now(), digest([self._disk.file.read_bytes()])))
         self._count(fate, acknowledged)
         copy = self._images.parent / f"{self._images.name}-copy.raw"
         try:
@@ -206,29 +222,31 @@ class _Scene:
         name = f"cut-{number}"
         answer = self._machine.call("rha", "bookmark", self._engine.name, name, timeout=60)
         if answer.code == 0:  # there may be no point yet
-            self._bookmarks.append(name)
+            self._bookmarks[name] = int(_LSN.findall(answer.stdout)[0])
             self.tally.bookmarks += 1
 
     # Judging --------------------------------------------------------------------------------------------------
 
     def _judge(self, copy: Path, acknowledged: int, number: int) -> Iterator[str]:
         """What is wrong with a store after a cut."""
-        with _mounted(copy, self._lab.appliance.store):
-            folder = self._lab.appliance.store / self._engine.name
-            end = _end_of(folder / "journal")
-            if end < acknowledged:
-                yield f"the journal ends at LSN {end}, {acknowledged} was acknowledged"
-            appliance = self._lab.appliance
-            appliance.start()
-            try:
-                yield from self._judge_running(appliance, acknowledged, number)
-            finally:
-                appliance.stop()
-            if not (folder / "checkpoint.json").exists():
-                return
-            self._follower.to(int(json.loads((folder / "checkpoint.json").read_text())["position"]))
-            if why := why_differs(folder / "images/d0.qcow2", self._follower.files[0]):
-                yield f"the image is not the journal's replay: {why}"
+        work = self._images / "work"
+        work.mkdir()
+        try:
+            with _mounted(copy, self._lab.appliance.store):
+                folder = self._lab.appliance.store / self._engine.name
+                remains = Remains(folder, ["d0"], self._chronicle, work)
+                yield from remains.faults(acknowledged, self._bookmarks, MOST_INTERVALS)
+                self.tally.undone += remains.undone
+                appliance = self._lab.appliance
+                try:
+                    appliance.start()
+                    yield from self._judge_running(appliance, acknowledged, number)
+                    appliance.stop()
+                finally:
+                    appliance.kill()  # else the file system stays in use, whatever it was
+                yield from _redone(folder, remains)
+        finally:
+            shutil.rmtree(work)
 
     def _judge_running(self, appliance: Appliance, acknowledged: int, number: int) -> Iterator[str]:
         """By what the product makes of the store."""
@@ -243,7 +261,7 @@ class _Scene:
         if report["alarms"]:
             yield f"it alarms: {report['alarms']}"
         known = {mark["name"] for mark in local.call(appliance.socket, "points", scenario=name)["bookmarks"]}
-        if missing := set(self._bookmarks) - known:
+        if missing := self._bookmarks.keys() - known:
             yield f"bookmarks are missing: {sorted(missing)}"
         yield from self._judge_points(appliance, number)
 
@@ -286,6 +304,11 @@ class _Scene:
         if why := why_differs(folder / "images/d0.qcow2", self._disk.file):
             yield f"disk and image: {why}"
         found = replay.scan(folder / "journal")
+        self._chronicle.to(json.loads((folder / "checkpoint.json").read_text())["position"])
+        self.tally.looks = self._chronicle.looked
+        yield from self._chronicle.faults
+        if self._chronicle.unmet:
+            yield f"the journal never came to {self._chronicle.unmet} looks at the disk"
         if (found.syncs, found.losses, found.generations) != (1, 0, 1):
             yield f"{found.syncs} syncs, {found.losses} gaps, {found.generations} generations: something was not there"
         end = Replay(folder / "journal", [self._images / "end.raw"], found.sizes)
@@ -300,16 +323,13 @@ def _has_settled(report: dict[str, Any]) -> bool:
     return bool(is_applied or report["state"] == "failed")
 
 
-def _end_of(folder: Path) -> int:
-    """The LSN up to which a journal is sound, whatever a crash has left behind that."""
-    end = 0
-    try:
-        for frame in journal.frames(folder):
-            if frame.type == journal.RECORDS:
-                end = frame.lsn + len(frame.payload)
-    except BadJournal:
-        pass  # the torn end
-    return end
+def _redone(folder: Path, remains: Remains) -> Iterator[str]:
+    """What the product has made of the store before it was stopped."""
+    position = json.loads((folder / "checkpoint.json").read_text())["position"]
+    if position != remains.end[0]:
+        yield f"it stopped at position {position}, its journal was sound up to {remains.end[0]}"
+    elif why := why_differs(folder / "images/d0.qcow2", remains.straight[0]):
+        yield f"the image is not the journal's replay: {why}"
 
 
 @contextmanager

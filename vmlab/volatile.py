@@ -76,11 +76,12 @@ class VolatileDisk:
 
     # Power ----------------------------------------------------------------------------------------------------
 
-    def fail(self, patience_seconds: float = 0.0) -> None:
+    def fail(self, patience_seconds: float = 0.0, writes: int = 1) -> None:
         """The power is going: what is asked from now on is neither done nor answered. It waits so long for a moment in
-        which something is in the cache."""
+        which so many writes are in the cache, and as long again for one with any."""
         with self._written:
-            self._written.wait_for(lambda: self._cache, patience_seconds)
+            if not self._written.wait_for(lambda: len(self._cache) >= writes, patience_seconds):
+                self._written.wait_for(lambda: self._cache, patience_seconds)
             self._has_failed.set()
 
     def settle(self) -> Fate:

@@ -14,18 +14,24 @@ _PRESENT, _FRAME_MASK = 1 << 63, (1 << 55) - 1  # Documentation/admin-guide/mm/p
 
 
 class KnownPage:
-    """One locked page of random bytes. `frame`: its page frame number."""
+    """One locked page of random bytes. Locked keeps it in memory, not in its place: the kernel moves it when it
+    compacts memory (Documentation/mm/unevictable-lru.rst). While a write of it is under way it stays where it is."""
 
     def __init__(self) -> None:
         self.buffer = mmap.mmap(-1, PAGE)
         self.content = os.urandom(PAGE)
         self.buffer[:] = self.content
-        address = ctypes.addressof(ctypes.c_char.from_buffer(self.buffer))
-        if ctypes.CDLL(None, use_errno=True).mlock(ctypes.c_void_p(address), ctypes.c_size_t(PAGE)) != 0:
+        self._address = ctypes.addressof(ctypes.c_char.from_buffer(self.buffer))
+        if ctypes.CDLL(None, use_errno=True).mlock(ctypes.c_void_p(self._address), ctypes.c_size_t(PAGE)) != 0:
             raise HostError(
                 "no locked page for the calibration", cause=os.strerror(ctypes.get_errno()), hint="ulimit -l"
             )
-        self.frame = _frame_of(address)
+
+    @property
+    def frame(self) -> int:
+        """Its page frame number now. Raises HostError when the kernel does not tell."""
+        assert self.buffer[0] == self.content[0]  # waits for a move that is under way
+        return _frame_of(self._address)
 
     @property
     def magic(self) -> int:

@@ -40,6 +40,7 @@ FLAG_BITS = ("__REQ_FUA", "__REQ_PREFLUSH", "__REQ_NOWAIT", "BIO_TRACE_COMPLETIO
 PARTS = ("marks.bpf.c", "flights.bpf.c", "probe.bpf.c")
 CONTINUATIONS = ("on_queue_more", "on_queue_mark", "on_queue")  # by index, as in probe.bpf.c
 FLIGHTS = 1 << 16  # writes of bio-based disks on their way at once: 80 bytes each
+TRIES = 20  # a write takes microseconds, and a page is moved once in a while
 LOAD_SECONDS = 300  # 2 s on a server, 10 in an emulated guest, over 120 in one whose host is busy
 
 
@@ -140,29 +141,41 @@ class _Compiler:
             raise HostError(f"the kernel refuses the program {name}", cause=str(error), hint="rha doctor") from error
 
 
-def find_memory_layout(compiler: _Compiler, path: str, fd: int) -> tuple[int, int]:
-    """Addresses of vmemmap and of the direct map.
+def find_memory_layout(compiler: _Compiler, path: str, fd: int, tries: int = TRIES) -> tuple[int, int]:
+    """Addresses of vmemmap and of the direct map, at the first of some tries in which the page was not moved.
 
     Raises HostError when they cannot be found.
     """
     module = compiler.compile(("calibrate.bpf.c",))
     page = calibrate.KnownPage()
-    for i, value in enumerate((lookup(path).dev, page.frame, page.magic)):
-        module["known"][i] = ctypes.c_ulong(value)
+    module["known"][0], module["known"][2] = ctypes.c_ulong(lookup(path).dev), ctypes.c_ulong(page.magic)
     link = bpf.attach_raw_tracepoint(compiler.program(module, "on_queue"), "block_bio_queue")
     try:
-        os.pwritev(fd, [page.buffer], 0)
+        for _ in range(tries):
+            layout, has_moved = _measure(module, page, fd)
+            if is_found := bool(all(layout) and not has_moved):
+                break
     finally:
         os.close(link)
-    vmemmap, direct_map = (int(module["found"][i].value) for i in range(2))
-    module.cleanup()
-    if not vmemmap or not direct_map:
+        module.cleanup()
+    if not is_found:
         raise HostError(
             "the payload of writes cannot be read on this kernel",
-            cause=f"calibration found vmemmap {vmemmap:#x}, direct map {direct_map:#x}",
+            cause=f"calibration found vmemmap {layout[0]:#x}, direct map {layout[1]:#x}",
             hint="cat /sys/kernel/security/lockdown: 'confidentiality' forbids it",
         )
-    return vmemmap, direct_map
+    return layout
+
+
+def _measure(module: Any, page: calibrate.KnownPage, fd: int) -> tuple[tuple[int, int], bool]:
+    """What one write of the page shows, and whether the page was somewhere else meanwhile: then that is wrong."""
+    frame = page.frame
+    module["known"][1] = ctypes.c_ulong(frame)
+    for i in range(2):
+        module["found"][i] = ctypes.c_ulong(0)
+    os.pwritev(fd, [page.buffer], 0)
+    vmemmap, direct_map = (int(module["found"][i].value) for i in range(2))
+    return (vmemmap, direct_map), page.frame != frame
 
 
 def _describe(state: Any, devices: list[Device], layout: tuple[int, int], ring_bytes: int, ncpus: int) -> str:

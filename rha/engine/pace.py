@@ -1,4 +1,4 @@
-"""How fast to send, and whose turn it is. Pure: time and sizes in, a decision out.
+"""How fast to send, how often to look, and whose turn it is. Pure: time and sizes in, a decision out.
 
 The bucket counts every byte that goes out and may go into debt: a frame is sent whole as soon as nothing is owed, then
 its debt is waited off. So a frame larger than the limit of one second still goes, heartbeats are never held back (they
@@ -14,6 +14,15 @@ BULK_SHARE = 8  # of this many bytes one is the sync's while records wait: else 
 GATHER_BYTES = 512 << 10
 GATHER_SECONDS = 0.01
 RING_PRESSURE = 0.5  # a ring fuller than this wants every byte for records: an overflow costs more than a late sync
+IDLE_SECONDS = (0.001, 0.02)  # shortest and longest wait for a record: a look at an empty ring costs 45 µs
+QUIET_SHARE = 16  # of the time without a record, one part is waited for the next
+BURST_BYTES_PER_SECOND = 8e9  # what a probe copies at most: a burst out of nothing must not fill the ring in one wait
+
+
+def idle_wait(quiet_seconds: float, ring_bytes: int) -> float:
+    """How long a ring that was found empty may be left alone, in seconds. `quiet_seconds`: since the last record."""
+    shortest, longest = IDLE_SECONDS
+    return max(shortest, min(longest, quiet_seconds / QUIET_SHARE, ring_bytes / BURST_BYTES_PER_SECOND))
 
 
 @dataclass

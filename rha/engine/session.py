@@ -21,7 +21,7 @@ from rha.engine.compression import Packer
 from rha.engine.disks import Loss
 from rha.engine.feed import Feed
 from rha.engine.outbox import Bulk, Insert, Outbox
-from rha.engine.pace import Gathering, Turns
+from rha.engine.pace import Gathering, Turns, idle_wait
 from rha.engine.throttle import WAIT_SECONDS, Throttle
 from rha.errors import NetworkError
 from rha.hashing import Buffer
@@ -38,7 +38,6 @@ from rha.wire.stream import FrameReader
 
 SILENCE = 4  # times `link.lost_after`: every heartbeat is answered at once, however slow the appliance's disk is
 GREETING_SECONDS = 60.0  # the appliance may have to catch up before it answers a new generation
-IDLE_POLL_SECONDS = 0.001
 
 
 class Refused(NetworkError):
@@ -97,6 +96,7 @@ class Session:
         self._seq = 0
         self._unacknowledged: deque[tuple[int, Bulk | Insert]] = deque()
         self._next_heartbeat = self._next_tick = self._next_look = 0.0
+        self._busy_at = 0.0  # monotonic: something was to be sent
         self._stopped = False
         self.forget_loss, self.are_gaps_known = self._feed.forget_loss, self._feed.are_gaps_known
 
@@ -177,7 +177,8 @@ class Session:
         bulk = self.outbox.next_bulk()
         if region.begin == region.end and bulk is None:
             self.progress.waits = ""
-            return IDLE_POLL_SECONDS
+            return idle_wait(time.monotonic() - self._busy_at, self._capture.ring.bytes)
+        self._busy_at = time.monotonic()
         gather = self._gather_seconds(region)
         waits = region.begin < region.end and not gather
         if bulk and not self._turns.is_bulk_next(records_wait=waits, bulk_waits=True, ring_used=self._feed.used):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proof import oracle_a, oracle_c, storms
+from proof import crashes, oracle_a, oracle_c, storms
 from proof.lab import MIB
 from proof.oracle_a import Verdict
 from proof.storms import Plan
@@ -38,3 +38,15 @@ def test_storm() -> None:
     assert (tally.lost_bytes, tally.silent_gaps) == (0, 0)
     assert (tally.kills_engine, tally.overflows, tally.link_cuts) == (2, 1, 1)
     assert tally.kills_appliance == 3
+
+
+def test_kills_of_the_appliance() -> None:
+    tally = crashes.run(7, 1, 26, print)
+    assert tally.failures == []
+    assert (tally.lost_bytes, tally.silent_gaps) == (0, 0)
+    assert tally.kills_appliance == 7
+    assert tally.cuts == 8
+    assert tally.looks >= 8
+    assert tally.undone >= 8
+    assert tally.redone_bytes > 0
+    assert tally.points > 0

@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rha.engine.pace import BULK_SHARE, BURST_SECONDS, GATHER_BYTES, GATHER_SECONDS, Bucket, Gathering, Turns
+from rha.engine.pace import (
+    BULK_SHARE,
+    BURST_SECONDS,
+    GATHER_BYTES,
+    GATHER_SECONDS,
+    IDLE_SECONDS,
+    Bucket,
+    Gathering,
+    Turns,
+    idle_wait,
+)
 
 MIB = 1 << 20
 
@@ -90,3 +100,15 @@ def test_records_are_gathered_while_others_are_under_way() -> None:
     assert gathering.wait_seconds(100, under_way=False, now=0.004) == 0.0, "nothing to hide behind"
     assert gathering.wait_seconds(GATHER_BYTES, under_way=True, now=0.004) == 0.0, "large enough"
     assert gathering.wait_seconds(100, under_way=True, now=GATHER_SECONDS) == 0.0, "never longer"
+
+
+def test_a_ring_that_stays_empty_is_looked_at_less_and_less_often() -> None:
+    ring = 64 << 20
+    assert idle_wait(0.0, ring) == idle_wait(0.016, ring) == IDLE_SECONDS[0]
+    assert idle_wait(0.08, ring) == pytest.approx(0.005)
+    assert idle_wait(3600.0, 1 << 30) == IDLE_SECONDS[1]
+
+
+def test_a_small_ring_is_not_left_alone_for_longer_than_a_burst_needs_to_fill_it() -> None:
+    assert idle_wait(3600.0, 64 << 20) == pytest.approx((64 << 20) / 8e9)
+    assert idle_wait(3600.0, 1 << 20) == IDLE_SECONDS[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,6 +57,25 @@ def test_a_write_through_is_on_the_disk_with_all_before_it(disk: VolatileDisk) -
     del handle
     assert disk.settle() == (0, 0, 0)
     assert disk.file.read_bytes()[:1024] == b"a" * 512 + b"b" * 512
+
+
+def test_a_failure_waits_for_its_number_of_writes(disk: VolatileDisk) -> None:
+    handle = connected(disk)
+    failing = threading.Thread(target=disk.fail, args=(60.0, 5))
+    failing.start()
+    for number in range(4):
+        handle.pwrite(b"a" * 512, 512 * number)
+    assert failing.is_alive()
+    sent = handle.aio_pwrite(nbd.Buffer.from_bytearray(bytearray(512)), 2048)
+    failing.join(30)
+    assert not failing.is_alive()
+    del handle, sent
+    assert sum(disk.settle()) == 5
+
+
+def test_a_failure_does_not_wait_for_ever(disk: VolatileDisk) -> None:
+    disk.fail(0.01, 5)
+    assert sum(disk.settle()) == 0
 
 
 def test_qemu_uses_it(disk: VolatileDisk) -> None:
