@@ -31,7 +31,7 @@ COUNT, GROUP = 50, 4  # so many start at a time: each loads its probe with a com
 DISK_BYTES = 16 * MIB
 RING = "16MiB"
 HEARTBEAT = "1s"  # as an engine has it by default
-PACE_KIB = 256  # a second, of a master that has a little to write
+PACE_KIB, HURRY_KIB = 32, 8192  # a second, of a master that has a little to write, and of the one that has much
 IDLE_SECONDS, WARM_UP_SECONDS, WINDOW_SECONDS = 10.0, 4.0, 15.0
 START_SECONDS, ORDER_SECONDS = 300.0, 600.0
 WRITES = ["--rw=randwrite", "--bsrange=4k-16k", "--direct=1", "--thread", "--time_based", "--runtime=3600"]
@@ -50,8 +50,8 @@ def measure(count: int = COUNT) -> list[dict[str, object]]:
         found |= fleet.idle()
         with _load(fleet.disks, PACE_KIB):
             found |= fleet.window("calm", fleet.members)
-            with _load(fleet.disks[:1], None):
-                found |= fleet.window("flood", fleet.members[1:])
+            with _load(fleet.disks[:1], HURRY_KIB):
+                found |= fleet.window("hurry", fleet.members[1:])
         return [found | fleet.judged()]
 
 
@@ -179,11 +179,10 @@ class _Fleet:
 
 
 @contextmanager
-def _load(disks: Sequence[Disk], kib_per_second: int | None) -> Iterator[None]:
-    """Random writes to every disk until the block is left, at a rate of their own or as fast as they can."""
-    rate = [f"--rate={kib_per_second}k"] if kib_per_second else []
+def _load(disks: Sequence[Disk], kib_per_second: int) -> Iterator[None]:
+    """Random writes to every disk until the block is left, at this rate each."""
     jobs = [word for number, disk in enumerate(disks) for word in (f"--name=m{number}", f"--filename={disk.path}")]
-    process = subprocess.Popen(["fio", *WRITES, *rate, *jobs], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(["fio", *WRITES, f"--rate={kib_per_second}k", *jobs], stdout=subprocess.DEVNULL)
     try:
         yield
         assert process.poll() is None, f"fio ended with {process.returncode}"

@@ -66,6 +66,8 @@ class Change(NamedTuple):
 def durable(folder: Path) -> int:
     """The durable mark: the position below which a journal that is still written to can be read. Raises BadJournal."""
     raw = (folder / "durable").read_bytes()
+    if len(raw) != 16:
+        raise BadJournal(f"the durable mark of {folder} has {len(raw)} bytes")
     position, total = struct.unpack("<QQ", raw)
     if _sum(memoryview(raw[:8])) != total:
         raise BadJournal(f"the durable mark of {folder} is damaged")

@@ -342,7 +342,7 @@ def _mounted(image: Path, point: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            run("umount", point)
+            run("umount", "--lazy", point)  # what a judgement that broke off has open must not keep it mounted
     finally:
         subprocess.run(["losetup", "--detach", device], check=True)
 

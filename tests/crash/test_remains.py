@@ -154,3 +154,9 @@ def test_a_disk_that_held_something_else(case: Case, end: int) -> None:
     (why,) = case.faults(end)
     assert f"is not the disk as it was at {end}" in why
     assert case.chronicle.unmet == 0
+
+
+def test_a_durable_mark_that_a_power_cut_has_emptied(case: Case, end: int) -> None:
+    (case.folder / "undo/durable").write_bytes(b"")
+    (why,) = case.faults(end)
+    assert "has 0 bytes" in why
