@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 LEAST_BYTES, MOST_BYTES = 64 << 10, 16 << 20
-KEPT_BYTES = 24 << 20  # that nobody uses: what is over it goes back to the system
+KEPT_BYTES = 16 << 20  # that nobody uses: what is over it goes back to the system
 
 
 class Buffers:

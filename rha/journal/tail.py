@@ -12,7 +12,7 @@ from collections import deque
 
 from rha.journal.reader import Entry
 
-TAIL_BYTES = 16 << 20  # of one journal
+TAIL_BYTES = 12 << 20  # of one journal
 ALL_BYTES = 48 << 20  # of all journals of this process
 ENTRIES = 4096
 
