@@ -6,7 +6,7 @@ import gc
 import threading
 
 from rha._native import ffi
-from rha.buffers import LEAST_BYTES, Buffers
+from rha.buffers import KEPT_BYTES, LEAST_BYTES, Buffers
 
 KIB = 1024
 
@@ -81,4 +81,4 @@ def test_what_comes_back_while_something_is_taken() -> None:
         thread.join()
     gc.collect()
     assert not failures
-    assert buffers.kept_bytes <= 8 << 20
+    assert buffers.kept_bytes <= KEPT_BYTES
