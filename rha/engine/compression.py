@@ -59,8 +59,7 @@ class LineRate:
     _seen: tuple[int, float, float] = (0, 0.0, 0.0)
 
     def look(self, now: float, sent_bytes: int, busy_seconds: float, blocked_seconds: float) -> None:
-        """To be called about once a second with the link's counters. `blocked_seconds`: without the time in which the
-        peer did not read: for that it would have to do even more."""
+        """To be called about once a second with the link's counters."""
         sent = sent_bytes - self._seen[0]
         busy, blocked = busy_seconds - self._seen[1], blocked_seconds - self._seen[2]
         self._seen = (sent_bytes, busy_seconds, blocked_seconds)

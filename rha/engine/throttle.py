@@ -29,7 +29,7 @@ class Throttle:
         self.limit = limit_at(self._table, datetime.now())
         if self.limit.rate != self._bucket.rate:
             self._bucket.set_rate(self.limit.rate, now)
-        self._line.look(now, link.sent_bytes, link.busy_seconds, link.blocked_seconds - link.unread_seconds)
+        self._line.look(now, link.sent_bytes, link.busy_seconds, link.blocked_seconds)
 
     def why_wait(self, size: int) -> tuple[float, str]:
         """How long a data frame of this size must wait at least, and for what."""

@@ -10,7 +10,6 @@ import contextlib
 import select
 import socket
 import ssl
-import struct
 import time
 from collections import deque
 
@@ -23,8 +22,6 @@ from rha.wire.frames import HEADER_BYTES, Header
 SLICE_BYTES = 64 << 10  # per call into OpenSSL: four TLS records
 TURN_BYTES = 4 << 20  # read before the other direction has its turn
 _TCP_NOTSENT_LOWAT = 25  # include/uapi/linux/tcp.h
-# struct tcp_info there, since Linux 4.10: u64 tcpi_rwnd_limited, microseconds.
-_RWND_LIMITED = struct.Struct("=176xQ")
 NOTSENT_BYTES = 256 << 10  # waiting in the kernel: more would only stand before the next heartbeat
 
 Frame = tuple[Header, memoryview]
@@ -50,12 +47,6 @@ class Link:
         self.last_taken = time.monotonic()  # when the kernel took a byte, or nothing was left to be sent
         self.busy_seconds = 0.0  # with something to send
         self.blocked_seconds = 0.0  # of these: while the kernel took nothing
-
-    @property
-    def unread_seconds(self) -> float:
-        """For how long, so far, the peer's window was full: it, and not the line, was waited for. Raises OSError."""
-        info = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _RWND_LIMITED.size)
-        return float(_RWND_LIMITED.unpack(info)[0]) / 1e6 if len(info) == _RWND_LIMITED.size else 0.0
 
     def post(self, *parts: Buffer) -> None:
         """Queues a frame, in any number of parts, which must not change until `out_bytes` is 0."""

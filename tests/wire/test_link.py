@@ -136,20 +136,3 @@ def test_last_words_are_read_after_the_end(pair: Pair) -> None:
     while not found and time.monotonic() < end:
         found = near.last_words()
     assert [header.type for header, _ in found] == [FrameType.REFUSE]
-
-
-def test_who_is_waited_for(pair: Pair) -> None:
-    near, far = pair
-    head, payload = frame(1, 8 << 20)
-    near.post(head, payload)
-    end = time.monotonic() + 1.0
-    while time.monotonic() < end:  # the other end does not read
-        near.step(0.05)
-    assert near.out_bytes
-    assert near.unread_seconds > 0.5
-    while near.out_bytes:
-        near.step(0.001)
-        far.step(0.001)
-    before = near.unread_seconds
-    time.sleep(0.2)
-    assert near.unread_seconds == before, "nothing is to be sent"
