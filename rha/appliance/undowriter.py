@@ -16,6 +16,7 @@ from rha._native import ffi, lib
 from rha.appliance.minus import WrittenSectors
 from rha.appliance.undo import BLOCK_BYTES, ROW, Block, Head, blocks, end_of_sound, opened, path_of, read_head
 from rha.buffers import BUFFERS
+from rha.durable import sync_folder
 from rha.errors import StorageError
 from rha.hashing import Buffer
 from rha.journal.extents import Table
@@ -144,7 +145,7 @@ def _write_new(path: Path, head: Head, keys: Keyring) -> None:
     except OSError:
         draft.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def _with_holes(rows: Table, readers: Sequence[Reader]) -> Table:
@@ -222,14 +223,6 @@ def _split(table: Table, data_length: int) -> Iterator[tuple[bytes, int, int]]:
         yield table[first:stop].tobytes(), begin, end
         first, begin = stop, end
     assert begin == data_length
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _not_written(path: Path, error: OSError) -> StorageError:
