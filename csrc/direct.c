@@ -18,8 +18,9 @@
 #define ENTRIES 512 /* of a table, read at once: writes at random places are sorted, so their neighbours need them too */
 #define LATER 256
 
-/* Entries of one table as the file has them. They stay so during a call: only the daemon changes tables, and while we
- * write it has nothing to do; while we read, what is read counts only if it had nothing to do. */
+/* Entries of one table as the file has them. They are good for a call: only the daemon changes tables, and while we write
+ * it has nothing to do. While we read it may, but a cluster that loses its place then is not read (undo), or what was read
+ * does not count (comparisons): rha/image/direct.py, chain.py. */
 struct entries {
   uint64_t table, first, count; /* from entry `first` of table number `table` on; none yet when `count` is 0 */
   uint64_t entry[ENTRIES];

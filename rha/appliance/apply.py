@@ -99,7 +99,7 @@ class Applier:
         self._sizes = [writer.bytes for writer in self._writers]
         self._batch, self._spare = self._new_batches()  # the spare one may still be on its way into the images
         self._applied = self._taken = self._saved  # everything up to `_taken` is on its way
-        self._dirty_since: float | None = None  # monotonic; valid iff something is applied and not flushed
+        self._dirty_since: float | None = None  # monotonic; set iff something was taken and is not flushed
         self._dirty_bytes = 0
         self._writing, self._ahead = Sideline(f"write-{name}"), Sideline(f"sync-{name}")
         self._trimming = Sideline(f"trim-{name}")
